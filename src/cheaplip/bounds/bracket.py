@@ -1,0 +1,76 @@
+"""`lipschitz_bracket`: lower <= Lip(f) <= upper, with the methods, the scope and the witness."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..pairs import PairSet, perturbed_pairs
+from .layers import product_of_norms
+from .lower import LowerBound, jacobian_lower_bound, pair_lower_bound
+
+
+@dataclass(frozen=True)
+class LipschitzBracket:
+    """lower <= Lip(f) <= upper, for the network in evaluation mode and exact arithmetic."""
+
+    lower: float
+    upper: float
+    witness: tuple[Tensor, ...]  # the pair (u, v) or the point at which `lower` is attained
+    methods: dict[str, str]  # of {"lower": ..., "upper": ...}
+    scope: str  # on which inputs the bracket holds
+
+
+def lipschitz_bracket(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    domain: tuple[float, float] | None = None,
+    pairs: PairSet | None = None,
+    steps: int = 50,
+) -> LipschitzBracket:
+    """A lower and an upper bound of Lip(f), Euclidean norms.
+
+    The lower end is the best of ascent on pairs and of Jacobian norms; the upper end the product of layer norms.
+
+    Args:
+        model: f; for the upper end an `nn.Sequential` of layers with a known constant.
+        inputs: start points of the search for the lower end, `(n, *input)`.
+        domain: box on which Lip(f) is meant; the search stays in it (the upper end holds everywhere).
+        pairs: further start pairs, such as those of a regularizer.
+        steps: ascent steps.
+
+    Raises:
+        InputError: no inputs.
+        UnsupportedModuleError: a layer without a rule; `lower_bound` still works.
+    """
+    upper = product_of_norms(model, tuple(inputs.shape[1:]))
+    lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps)
+    scope = "all inputs" if domain is None else f"inputs in [{domain[0]:g}, {domain[1]:g}]"
+    methods = {"lower": lower.method, "upper": "product of layer norms"}
+    return LipschitzBracket(lower.value, upper, lower.witness, methods, scope)
+
+
+def lower_bound(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    domain: tuple[float, float] | None = None,
+    pairs: PairSet | None = None,
+    steps: int = 50,
+) -> LowerBound:
+    """The larger of `pair_lower_bound` (from perturbed inputs and `pairs`) and `jacobian_lower_bound` at the inputs."""
+    if len(inputs) == 0 or not inputs.isfinite().all():
+        raise InputError("at least one finite input to start from", tuple(inputs.shape), "Give some samples.")
+    # a step towards the far end of the data's range, so that no start pair vanishes in the box
+    spread = float((inputs.amax() - inputs.amin()).clamp(min=1e-3))
+    start = perturbed_pairs(inputs, noise=0.1 * spread)
+    u, v = (start.u, start.v) if pairs is None else (torch.cat([start.u, pairs.u]), torch.cat([start.v, pairs.v]))
+    candidates = [
+        pair_lower_bound(model, u, v, steps=steps, domain=domain),
+        jacobian_lower_bound(model, inputs),
+    ]
+    return max(candidates, key=lambda bound: bound.value)

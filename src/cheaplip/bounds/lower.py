@@ -1,0 +1,98 @@
+"""Lower bounds of Lip(f), attained: by a pair of inputs, or in the limit at a point. The witness is returned.
+
+All in float64, so that a quotient is what it says also for pairs that have come close.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .. import ascent
+from ..norms import per_sample, sample_norm
+from ..quotient import Model, difference_quotient, evaluating
+
+
+@dataclass(frozen=True)
+class LowerBound:
+    """A value that Lip(f) is at least, and where it is attained."""
+
+    value: float
+    method: str
+    witness: tuple[Tensor, ...]  # a pair (u, v), or one point x at which the Jacobian has this norm
+
+
+def pair_lower_bound(
+    model: Model,
+    u: Tensor,
+    v: Tensor,
+    *,
+    steps: int = 100,
+    domain: tuple[float, float] | None = None,
+    separation: float = 1e-4,
+    input_norm: float = 2,
+    output_norm: float = 2,
+) -> LowerBound:
+    """The largest quotient after `steps` of ascent from the pairs (u, v); a step counts only where it raises the quotient.
+
+    Args:
+        model: f.
+        u: first points, `(pairs, *input)`.
+        v: second points.
+        steps: ascent steps.
+        domain: box that the points must not leave; they are projected onto it first.
+        separation: pairs are kept this far apart, in units of their median distance.
+        input_norm: exponent of the norm on inputs.
+        output_norm: exponent of the norm on outputs.
+    """
+    f = in_float64(model)
+    u, v = u.detach().double(), v.detach().double()
+    if domain is not None:
+        u, v = u.clamp(*domain), v.clamp(*domain)
+    floor = separation * float(sample_norm(u - v, input_norm).median())
+    sizes = u.new_full((len(u),), 0.5)
+    quotient, gradients = ascent.quotient_and_gradients(f, u, v, input_norm, output_norm)
+    for _ in range(steps):
+        proposal = ascent.normalized_step((u, v), gradients, sizes)
+        proposal = ascent.keep_valid(proposal, (u, v), floor, domain, input_norm)
+        proposed, proposed_gradients = ascent.quotient_and_gradients(f, *proposal, input_norm, output_norm)
+        rises = proposed > quotient
+        mask = per_sample(rises, u)
+        u, v = torch.where(mask, proposal[0], u), torch.where(mask, proposal[1], v)
+        new, old = proposed_gradients, gradients
+        gradients = torch.where(mask, new[0], old[0]), torch.where(mask, new[1], old[1])
+        quotient = torch.where(rises, proposed, quotient)
+        sizes = torch.where(rises, sizes * ascent.GROWTH, sizes / 2).clamp(max=2.0)
+    best = int(quotient.argmax())
+    return LowerBound(float(quotient[best]), "ascent on pairs", (u[best], v[best]))
+
+
+def jacobian_lower_bound(model: Model, x: Tensor, *, chunk: int = 250) -> LowerBound:
+    """The largest spectral norm of the Jacobian of f at the points x, `(n, *input)`: Lip(f) for the 2-norm is its supremum.
+
+    One backward pass an output. At a kink of f the Jacobian is the one-sided one that autograd takes.
+    """
+    f = in_float64(model)
+    norms = torch.cat([jacobian_norms(f, points) for points in x.detach().double().split(chunk)])
+    best = int(norms.argmax())
+    return LowerBound(float(norms[best]), "norm of the Jacobian", (x[best],))
+
+
+def jacobian_norms(model: Model, x: Tensor) -> Tensor:
+    """Spectral norm of the Jacobian of f at each point of x, `(n, *input)` -> `(n,)`."""
+    x = x.detach().requires_grad_()
+    with evaluating(model), torch.enable_grad():
+        outputs = model(x).reshape(len(x), -1)
+        rows = [torch.autograd.grad(output.sum(), x, retain_graph=True)[0] for output in outputs.unbind(1)]
+    jacobian = torch.stack([row.reshape(len(x), -1) for row in rows], dim=1)  # (n, outputs, inputs)
+    # the Gram matrix is far smaller than the Jacobian, and float64 leaves half its digits to the root
+    gram = jacobian @ jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT @ jacobian
+    return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
+
+
+def in_float64(model: Model) -> Model:
+    """A float64 copy of a network; a function that is not a module is returned as it is."""
+    return copy.deepcopy(model).double() if isinstance(model, nn.Module) else model

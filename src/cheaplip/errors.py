@@ -1,0 +1,40 @@
+"""The errors a user meets. Every message says what was expected, what came, and what to do.
+
+The command line turns `InputError` into exit code 2 and `DivergenceError` into exit code 1, one message each.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class CheaplipError(Exception):
+    """Base of everything cheaplip raises on purpose."""
+
+
+class InputError(CheaplipError, ValueError):
+    """Something the caller gave cannot be used: an argument, a data file, a run folder, a model."""
+
+    def __init__(self, expected: str, got: object, do: str) -> None:
+        super().__init__(f"expected {expected}; got {got}. {do}")
+
+
+class UnsupportedModuleError(InputError):
+    """A layer for which no sound rule is known. It is refused by name, never skipped."""
+
+
+class DivergenceError(CheaplipError, RuntimeError):
+    """Training produced a non-finite quantity; the last good checkpoint is kept."""
+
+    def __init__(self, quantity: str, epoch: int, do: str) -> None:
+        super().__init__(f"training diverged in epoch {epoch}: {quantity} is not finite. {do}")
+
+
+def require_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise `InputError` naming the nearest known spelling unless `name` is one of `known`."""
+    names = sorted(known)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=1)
+        hint = f"Did you mean {close[0]!r}?" if close else "Choose one of these."
+        raise InputError(f"{kind} to be one of {', '.join(names)}", repr(name), hint)

@@ -1,0 +1,215 @@
+"""`LipschitzRegularizer`: holds the pair set, gives the penalty, ascends. The memory around the functions of `ascent`."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ascent
+from .errors import InputError, require_known
+from .norms import check_exponent, sample_norm
+from .pairs import PairSet
+from .quotient import Model, difference_quotient
+
+REDUCTIONS = ("mean", "max", "topk")
+ASCENTS = ("normalized", "printed", "accepted")
+DEFAULT_STEP_SIZE = {"normalized": 0.5, "printed": 1.0, "accepted": 1.0}
+
+
+def reduce_quotients(quotient: Tensor, reduction: str, power: int, k: int = 1) -> Tensor:
+    """The penalty of some quotients: their largest, their mean, or the mean of the k largest; each to the power 1 or 2.
+
+    The paper's is `max` with power 1, equation (5).
+    """
+    powered = quotient if power == 1 else quotient.square()
+    if reduction == "max":
+        return powered.max()
+    return powered.mean() if reduction == "mean" else powered.topk(min(k, len(powered))).values.mean()
+
+
+@dataclass
+class PairState:
+    """What the regularizer knows of its pairs; all tensors have a row for each pair."""
+
+    u: Tensor  # (pairs, *input)
+    v: Tensor  # (pairs, *input)
+    step_size: Tensor  # (pairs,) of the ascent, adapted pair by pair where the rule does so
+    quotient: Tensor  # (pairs,) when last visited; inf before the first visit, so that new pairs count as hard
+    order: Tensor  # (pairs,) in which order this round visits the pairs
+    cursor: int  # the active pairs are order[cursor : cursor + active]
+
+
+class LipschitzRegularizer:
+    r"""The penalty Lip(f, X_Lip)^power on active pairs that an adversarial update keeps steep. Source: (5), Algorithm 1.
+
+    In a training loop, `loss + weight * regularizer()` before the backward pass, `regularizer.step()` after the
+    optimizer's step. The call evaluates m active pairs; the step turns to the next m pairs (all pairs are visited
+    once a round, in random order) and raises their quotients, so that the next penalty sees them freshly ascended.
+
+    Args:
+        model: f, any `nn.Module` from `(n, *input)` to one tensor `(n, *output)`. Evaluated in evaluation mode; its
+            modes, running statistics and the parameters' `.grad` are left as they were.
+        pairs: X_Lip, moved to the model's device.
+        active: m, the pairs used in one step; all of them if there are fewer.
+        reduction: `"mean"`, `"max"` (the paper's) or `"topk"` of the active pairs' quotients.
+        power: 1 (the paper's) or 2.
+        k: how many quotients `"topk"` averages.
+        ascent: `"normalized"` (a step of `step_size` |u - v|), `"printed"` (Algorithm 1, tau = `step_size`) or
+            `"accepted"` (the same, only where the quotient rises, with step sizes that adapt).
+        step_size: of the ascent; by default 0.5 for `"normalized"`, else 1.
+        ascent_steps: ascent steps a visit.
+        domain: box (low, high) that the points must not leave.
+        separation: pairs are kept at least this far apart, in units of their initial median distance.
+        input_norm: exponent of the norm on inputs.
+        output_norm: exponent of the norm on outputs.
+        seed: of the order of visits and of redrawn pairs.
+
+    Raises:
+        InputError: an argument outside its range, or (when called) a model that does not fit the pairs.
+
+    Example:
+        >>> from cheaplip.pairs import PairSet
+        >>> pairs = PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
+        >>> float(LipschitzRegularizer(lambda x: 3 * x, pairs)())
+        9.0
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        pairs: PairSet,
+        *,
+        active: int = 16,
+        reduction: str = "mean",
+        power: int = 2,
+        k: int = 4,
+        ascent: str = "normalized",
+        step_size: float | None = None,
+        ascent_steps: int = 1,
+        domain: tuple[float, float] | None = None,
+        separation: float = 0.01,
+        input_norm: float = 2,
+        output_norm: float = 2,
+        seed: int = 0,
+    ) -> None:
+        require_known("reduction", reduction, REDUCTIONS)
+        require_known("ascent", ascent, ASCENTS)
+        if power not in (1, 2):
+            raise InputError("power to be 1 or 2", power, "The paper's is 1, the default 2.")
+        step_size = DEFAULT_STEP_SIZE[ascent] if step_size is None else step_size
+        ranges = {"active": active, "k": k, "ascent_steps": ascent_steps, "step_size": step_size}
+        for name, value in {**ranges, "separation": separation}.items():
+            if not value > 0:
+                raise InputError(f"{name} > 0", value, "Give a positive number.")
+        if domain is not None and not domain[0] < domain[1]:
+            raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
+        self.model = model
+        self.active = min(active, len(pairs))
+        self.reduction, self.power, self.k = reduction, power, k
+        self.ascent, self.ascent_steps = ascent, ascent_steps
+        self.domain = domain
+        self.input_norm, self.output_norm = check_exponent(input_norm), check_exponent(output_norm)
+        self.skipped = 0
+        """Penalties that were not finite and therefore left out."""
+        self._step_size = step_size
+        self._pairs = pairs
+        self._generator = torch.Generator().manual_seed(seed)
+        self._device = _device_of(model, pairs.u.device)
+        self.separation = separation * float(sample_norm(pairs.u - pairs.v, self.input_norm).median())
+        self.state = self._fresh_state(pairs)
+
+    def __call__(self) -> Tensor:
+        """The penalty of the active pairs: a scalar with a graph to the parameters, `loss + weight * regularizer()`."""
+        active = self._active
+        quotient = self._quotient(self.state.u[active], self.state.v[active])
+        penalty = reduce_quotients(quotient, self.reduction, self.power, self.k)
+        if not penalty.isfinite():
+            self.skipped += 1
+            return penalty.new_zeros(())
+        self.state.quotient[active] = quotient.detach()
+        return penalty
+
+    def step(self) -> None:
+        """Turn to the next active pairs and raise their quotients (Algorithm 1) for the parameters as they are now."""
+        self._rotate()
+        active, state = self._active, self.state
+        points = state.u[active], state.v[active]
+        for _ in range(self.ascent_steps):
+            quotient, gradients = ascent.quotient_and_gradients(self.model, *points, self.input_norm, self.output_norm)
+            if self.ascent == "accepted":
+                points, _, state.step_size[active] = ascent.accepted_step(
+                    self.model,
+                    points,
+                    gradients,
+                    quotient,
+                    state.step_size[active],
+                    separation=self.separation,
+                    domain=self.domain,
+                    input_norm=self.input_norm,
+                    output_norm=self.output_norm,
+                )
+            else:
+                rule = ascent.printed_step if self.ascent == "printed" else ascent.normalized_step
+                proposal = rule(points, gradients, state.step_size[active])
+                points = ascent.keep_valid(proposal, points, self.separation, self.domain, self.input_norm)
+        state.u[active], state.v[active] = points
+
+    @torch.no_grad()
+    def lower_bound(self, pairs: int = 256) -> float:
+        """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
+        hardest = self.state.quotient.topk(min(pairs, len(self.state.quotient))).indices
+        return float(self._quotient(self.state.u[hardest], self.state.v[hardest]).max())
+
+    def redraw(self) -> None:
+        """Replace all pairs by fresh ones of the same recipe (the paper's regression does so every epoch)."""
+        self._pairs = self._pairs.redrawn(self._generator)
+        self.state = self._fresh_state(self._pairs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes during training, for a checkpoint."""
+        return {**vars(self.state), "generator": self._generator.get_state(), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()`; `InputError` if it belongs to another pair set."""
+        if state["u"].shape != self.state.u.shape:
+            got = f"{tuple(state['u'].shape)}"
+            raise InputError(f"a state of pairs {tuple(self.state.u.shape)}", got, "Make the regularizer with the same pairs.")
+        fields = {name: state[name] for name in vars(self.state)}
+        self.state = PairState(**{name: _moved(value, self._device) for name, value in fields.items()})
+        self._generator.set_state(state["generator"].cpu())
+        self.skipped = state["skipped"]
+
+    @property
+    def _active(self) -> Tensor:
+        return self.state.order[self.state.cursor : self.state.cursor + self.active]
+
+    def _rotate(self) -> None:
+        self.state.cursor += self.active
+        if self.state.cursor + self.active > len(self.state.order):
+            self.state.order = self._shuffled(len(self.state.order))
+            self.state.cursor = 0
+
+    def _quotient(self, u: Tensor, v: Tensor) -> Tensor:
+        return difference_quotient(self.model, u, v, self.input_norm, self.output_norm)
+
+    def _fresh_state(self, pairs: PairSet) -> PairState:
+        u, v = pairs.u.detach().to(self._device, copy=True), pairs.v.detach().to(self._device, copy=True)
+        of_each = u.new_ones(len(u), dtype=torch.float32)
+        return PairState(u, v, of_each * self._step_size, of_each * torch.inf, self._shuffled(len(u)), 0)
+
+    def _shuffled(self, n: int) -> Tensor:
+        return torch.randperm(n, generator=self._generator).to(self._device)
+
+
+def _device_of(model: Model, otherwise: torch.device) -> torch.device:
+    tensors = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
+    first = next(tensors, None)
+    return otherwise if first is None else first.device
+
+
+def _moved(value: Any, device: torch.device) -> Any:
+    return value.to(device, copy=True) if isinstance(value, Tensor) else value

@@ -1,0 +1,143 @@
+"""The report page: one HTML file that needs nothing else, not even a network, and the tables beside it.
+
+A page is a list of *experiments*, the rows of one (data, model); an experiment is its table and a list of *sections*,
+each with a text and plots or pairs. A section for which the runs hold no data does not exist.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from ..errors import InputError
+from ..runs import Run, write_atomic, write_json
+from . import texts
+from .drawing import PALETTE, Style, row_styles
+from .examples import Example, examples_of
+from .plots import bracket_plot, eps_plot, training_plots, tuning_plot
+from .rows import Column, Row, clean, distinct, number, provenance, summary_table, target_text, used_columns
+from .tables import csv_table, json_table, markdown_table, spread_text, value_text
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, a text, and what there is to see."""
+
+    name: str  # unique on the page
+    title: str
+    text: str
+    plots: list[Markup] = field(default_factory=list)
+    legend: list[Row] = field(default_factory=list)  # the rows drawn, where the plots do not name them
+    pairs: list[tuple[str, list[Example]]] = field(default_factory=list)  # whose, and which
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All rows of one data set and model."""
+
+    data: str
+    model: str
+    rows: list[Row]
+    columns: list[Column]
+    sections: list[Section]
+
+
+def write_report(runs: Sequence[Run], out: Path) -> Path:
+    """Write `index.html`, `table.md`, `table.csv` and `table.json` into `out`; return the page's path.
+
+    Raises:
+        InputError: no runs, the same run twice, a damaged `pairs.npz`, or `out` cannot be written.
+    """
+    if not runs:
+        raise InputError("at least one run", "none", "Give the folders of finished runs.")
+    rows = summary_table(runs)
+    contents = {"index.html": _page(rows), "table.md": markdown_table(rows), "table.csv": csv_table(rows)}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        for name, text in contents.items():
+            _write_text(out / name, text)
+        write_json(out / "table.json", json_table(rows))
+    except OSError as error:
+        do = "Choose another folder for the report."
+        raise InputError(f"a folder that can be written, {out}", error.strerror or error, do) from None
+    return out / "index.html"
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
+
+
+def _page(rows: list[Row]) -> str:
+    package = files(__package__)
+    read = {name: (package / name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.css", "page.js")}
+    styles = row_styles(rows)
+    grouped = groupby(rows, key=lambda row: (row.data, row.model))
+    experiments = [_experiment(i, list(members), styles) for i, (_, members) in enumerate(grouped, start=1)]
+    runs = [run for row in rows for run in row.runs]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.globals.update(value_text=value_text, spread_text=spread_text, target_text=target_text)
+    # The page may run exactly this script and load nothing, whatever the run folders contain.
+    digest = base64.b64encode(hashlib.sha256(read["page.js"].encode()).digest()).decode("ascii")
+    return environment.from_string(read["page.html.j2"]).render(
+        css=Markup(read["page.css"]),
+        script=Markup(read["page.js"]),
+        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
+        palette=PALETTE,
+        title=" and ".join(distinct([row.data for row in rows])),
+        lead=texts.lead(rows),
+        methods=texts.about_methods(rows),
+        tuned=any(row.target is not None for row in rows),
+        experiments=experiments,
+        styles=styles,
+        columns_text=texts.about_columns(rows),
+        missing_bounds=texts.missing_bounds(rows),
+        several_seeds=any(row.n > 1 for row in rows),
+        provenance=[(key, _listed(value)) for key, value in provenance(runs).items() if value is not None],
+        runs=[_run_facts(row, run) for row in rows for run in row.runs],
+    )
+
+
+def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Experiment:
+    name = f"e{number_}"
+    eps, tuning, bracket = (plot(rows, styles, f"{name}-p") for plot in (eps_plot, tuning_plot, bracket_plot))
+    pairs = [(row.label, found[1]) for row in rows if (found := examples_of(row)) is not None]
+    tuned = [row for row in rows if row.target is not None]
+    sections = [
+        Section(f"{name}-training", "Training", texts.TRAINING, training_plots(rows, styles, f"{name}-p"), rows),
+        Section(f"{name}-eps", "Accuracy against the length of the attack", texts.EPS, [eps] if eps else [], rows),
+        Section(f"{name}-tuning", "How the weight finds its target", texts.TUNING, [tuning] if tuning else [], tuned),
+        Section(f"{name}-bracket", "Lipschitz constant", texts.BRACKET, [bracket] if bracket else []),
+        Section(
+            f"{name}-pairs", "Pairs before and after ascent", texts.PAIRS, pairs=[pair for pair in pairs if pair[1]]
+        ),
+    ]
+    present = [section for section in sections if section.plots or section.pairs]
+    return Experiment(rows[0].data, rows[0].model, rows, used_columns(rows), present)
+
+
+def _listed(value: Any) -> str:
+    """A value of the provenance in words; a long list by its ends."""
+    values = value if isinstance(value, list) else [value]
+    shown = [clean(item if isinstance(item, str) else json.dumps(item)) for item in values]
+    return ", ".join(shown) if len(shown) <= 5 else f"{shown[0]} to {shown[-1]} ({len(shown)} values)"
+
+
+def _run_facts(row: Row, run: Run) -> dict[str, str]:
+    skipped = sum(int(number(record.get("skipped_steps")) or 0) for record in run.history)
+    return {
+        "Run": row.label,
+        "Seed": clean(run.result["seed"]),
+        "Epochs": clean(run.result.get("epochs", len(run.history))),
+        "Skipped steps": str(skipped),
+        "Folder": clean(run.folder.name),
+    }

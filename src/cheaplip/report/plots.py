@@ -1,0 +1,205 @@
+"""The plots of the report. Each function returns nothing to show where the runs hold no data for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ..runs import Run
+from .drawing import MARKERS, PALETTE, Style, finish, new_figure
+from .rows import Row, distinct, mapping, metric, number, target_text
+from .tables import value_text
+
+
+@dataclass(frozen=True)
+class _Line:
+    row: Row
+    x: list[float]
+    mean: list[float]
+    low: list[float]  # over the seeds
+    high: list[float]
+
+
+def training_plots(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> list[Markup]:
+    """Loss and accuracy over the epochs."""
+    loss = _history_lines(rows, "train_loss")
+    accuracy = _history_lines(rows, "train_accuracy", scale=100)
+    plots = []
+    if loss:
+        with new_figure() as figure:
+            axes = figure.add_subplot(xlabel="epoch", ylabel="training loss")
+            _log_if_wide(axes, loss)
+            _draw(axes, loss, styles)
+            plots.append(finish(figure, f"{name}-loss", "Training loss over the epochs", _in_words(loss)))
+    if accuracy:
+        with new_figure() as figure:
+            axes = figure.add_subplot(xlabel="epoch", ylabel="training accuracy, %")
+            _draw(axes, accuracy, styles)
+            plots.append(finish(figure, f"{name}-accuracy", "Training accuracy over the epochs", _in_words(accuracy)))
+    return plots
+
+
+def eps_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
+    """Accuracy under the strong attack against the attack's length."""
+    lines = [line for row in rows if (line := _curve_line(row)) is not None]
+    if not lines:
+        return None
+    with new_figure(width=5.2) as figure:
+        axes = figure.add_subplot(xlabel="length of the attack, eps", ylabel="strong accuracy, %", ylim=(0, 100))
+        for eps in distinct([mapping(run.result.get("evaluation")).get("eps") for row in rows for run in row.runs]):
+            if (place := number(eps)) is not None:
+                axes.axvline(place, color=PALETTE["ink"][0], linewidth=0.8, linestyle=(0, (1, 2)))
+        _draw(axes, lines, styles, markers=True)
+        return finish(figure, f"{name}-eps", "Accuracy under the strong attack against eps", _in_words(lines))
+
+
+def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
+    """Weight and training accuracy over the epochs, above each other, for the rows that have a target."""
+    tuned = [row for row in rows if row.target is not None]
+    weight = [line for line in _history_lines(tuned, "weight") if any(value > 0 for value in line.high)]
+    accuracy = _history_lines(tuned, "train_accuracy", scale=100)
+    if not weight or not accuracy:
+        return None
+    with new_figure(width=5.2, height=4.6) as figure:
+        top, bottom = figure.subplots(2, 1, sharex=True)
+        top.set_ylabel("weight")
+        _log_if_wide(top, weight)
+        _draw(top, weight, styles)
+        bottom.set(xlabel="epoch", ylabel="training accuracy, %")
+        for target in sorted({row.target for row in tuned if row.target is not None}):
+            bottom.axhline(100 * target, color=PALETTE["ink"][0], linewidth=1, linestyle=(0, (5, 4)))
+            at = (0.01, 100 * target)
+            text = f"target {target_text(target)}"
+            bottom.annotate(text, at, (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
+        bottom.margins(y=0.14)  # room for the target's name
+        _draw(bottom, accuracy, styles)
+        words = f"Weight. {_in_words(weight)} Training accuracy in per cent. {_in_words(accuracy)}"
+        return finish(figure, f"{name}-tuning", "Weight and training accuracy against the target", words)
+
+
+def bracket_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
+    """A bar from the lower to the upper bound of the Lipschitz constant, one for each run, on a log scale."""
+    bounded = [row for row in rows if any(metric(run, "lipschitz_lower") for run in row.runs)]
+    if not bounded:
+        return None
+    ends = [value for row in bounded for run in row.runs for value in _bounds(run) if value]
+    room = 1.5 * (max(ends) / min(ends)) ** 0.14  # for the numbers at the ends
+    low, high = min(ends) / room, max(ends) * room
+    with new_figure(width=5.2, height=0.9 + 0.52 * len(bounded)) as figure:
+        axes = figure.add_subplot(xlabel="Lipschitz constant (log scale)", xscale="log", xlim=(low, high))
+        axes.set_yticks(range(len(bounded)), [_short(row.label) for row in bounded])
+        axes.set_ylim(len(bounded) - 0.4, -0.6)
+        axes.grid(visible=False, axis="y")
+        axes.spines["left"].set_visible(False)
+        _plain_log_ticks(axes.xaxis, high / low)
+        for place, row in enumerate(bounded):
+            _draw_brackets(axes, place, row, styles[row], high)
+        words = " ".join(f"{row.label}: {_bracket_words(row)}." for row in bounded)
+        return finish(figure, f"{name}-bracket", "Lower and upper bound of the Lipschitz constant", words)
+
+
+def _draw_brackets(axes: Axes, place: int, row: Row, style: Style, far: float) -> None:
+    colour = PALETTE[style.colour][0]
+    brackets = [(lower, upper) for lower, upper in map(_bounds, row.runs) if lower]
+    step = 0.6 / len(brackets)
+    for i, (lower, upper) in enumerate(brackets):
+        y = place + (i - (len(brackets) - 1) / 2) * step
+        axes.plot(
+            [lower, upper or far], [y, y], color=colour, linewidth=min(7.0, 28 * step), alpha=0.4, solid_capstyle="butt"
+        )
+        axes.plot([lower], [y], "|", color=colour, markersize=min(13.0, 40 * step), markeredgewidth=2)
+        if upper:
+            axes.plot([upper], [y], "|", color=colour, markersize=min(13.0, 40 * step), markeredgewidth=2)
+    lowest, highest = min(lower for lower, _ in brackets), max((upper or far) for _, upper in brackets)
+    lower_mean, upper_mean = (row.metrics.get(f"lipschitz_{side}") for side in ("lower", "upper"))
+    if lower_mean:
+        text = value_text(lower_mean.mean, "lower")
+        axes.annotate(text, (lowest, place), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
+    if upper_mean and highest < far:
+        text = value_text(upper_mean.mean, "upper")
+        axes.annotate(text, (highest, place), (6, 0), textcoords="offset points", ha="left", va="center", fontsize=8)
+
+
+def _bounds(run: Run) -> tuple[float | None, float | None]:
+    return metric(run, "lipschitz_lower"), metric(run, "lipschitz_upper")
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 32 else name[:31] + "…"
+
+
+def _bracket_words(row: Row) -> str:
+    lower, upper = row.metrics.get("lipschitz_lower"), row.metrics.get("lipschitz_upper")
+    low = "no lower bound" if lower is None else f"at least {value_text(lower.mean, 'lower')}"
+    return f"{low}, " + ("no upper bound" if upper is None else f"at most {value_text(upper.mean, 'upper')}")
+
+
+def _history_lines(rows: Sequence[Row], key: str, *, scale: float = 1) -> list[_Line]:
+    """`key` against the epoch, at the epochs that all seeds of a row have."""
+    lines = []
+    for row in rows:
+        histories = [_points(run.history, "epoch", key, scale) for run in row.runs]
+        if (line := _over_seeds(row, histories)) is not None:
+            lines.append(line)
+    return lines
+
+
+def _curve_line(row: Row) -> _Line | None:
+    curves = [run.result.get("curve") for run in row.runs]
+    points = [_points(curve, "eps", "strong_accuracy", 100) for curve in curves if isinstance(curve, list)]
+    return _over_seeds(row, points)
+
+
+def _points(records: Sequence[object], x: str, y: str, scale: float) -> dict[float, float]:
+    pairs = [(number(mapping(record).get(x)), number(mapping(record).get(y))) for record in records]
+    return {at: scale * value for at, value in pairs if at is not None and value is not None}
+
+
+def _over_seeds(row: Row, seeds: Sequence[dict[float, float]]) -> _Line | None:
+    seeds = [seed for seed in seeds if seed]
+    common = sorted(set.intersection(*(set(seed) for seed in seeds))) if seeds else []
+    if not common:
+        return None
+    values = [[seed[x] for seed in seeds] for x in common]
+    means = [math.fsum(v) / len(v) for v in values]
+    return _Line(row, common, means, [min(v) for v in values], [max(v) for v in values])
+
+
+def _in_words(lines: Sequence[_Line]) -> str:
+    return " ".join(
+        f"{line.row.label}: from {line.mean[0]:.3g} at {line.x[0]:g} to {line.mean[-1]:.3g} at {line.x[-1]:g}."
+        for line in lines
+    )
+
+
+def _draw(axes: Axes, lines: Sequence[_Line], styles: dict[Row, Style], *, markers: bool = False) -> None:
+    for line in lines:
+        style = styles[line.row]
+        colour = PALETTE[style.colour][0]
+        marker = MARKERS[style.colour] if markers or len(line.x) == 1 else ""
+        if len(line.row.runs) > 1:
+            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(line.x, line.mean, color=colour, linestyle=style.line, marker=marker, markersize=5)
+    if not markers:
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, steps=[1, 2, 5, 10]))
+
+
+def _log_if_wide(axes: Axes, lines: Sequence[_Line]) -> None:
+    """A log scale where the positive values span more than a factor of 10; zeros (a warm-up's weight) are left out."""
+    positive = [value for line in lines for value in line.mean if value > 0]
+    if positive and max(positive) > 10 * min(positive):
+        axes.set_yscale("log", nonpositive="mask")
+        axes.set_ylabel(axes.get_ylabel() + " (log scale)")
+        _plain_log_ticks(axes.yaxis, max(positive) / min(positive))
+
+
+def _plain_log_ticks(axis: Axis, span: float) -> None:
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1e3 else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01, not a power typeset as a picture
+    axis.set_minor_locator(NullLocator())
