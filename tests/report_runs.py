@@ -72,6 +72,8 @@ def write_run(folder: Path, **changes: Any) -> Path:
             "skipped_steps": 0,
             "seconds": 0.4 * epoch,
         })  # fmt: skip
+    if result.get("train_accuracy", 1) is None:
+        history = [record | {"train_accuracy": None} for record in history]
     folder.mkdir(parents=True)
     config = {"schema": 1, "data": full["data"], "model": {}, "training": {"epochs": epochs, "seed": seed}}
     (folder / "config.json").write_text(json.dumps(config))

@@ -1,0 +1,61 @@
+"""cheaplip: cheap Lipschitz training of PyTorch networks (CLIP, SSVM 2021, arXiv:2103.12531).
+
+The names below are loaded on first use: `import cheaplip` does not import torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bounds.bracket import LipschitzBracket, lipschitz_bracket
+    from .config import TrainConfig
+    from .data import Dataset
+    from .discrepancy import DiscrepancyPrinciple
+    from .pairs import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
+    from .quotient import difference_quotient
+    from .regularizer import LipschitzRegularizer
+    from .robustness import RobustnessReport, evaluate_robustness
+    from .training import TrainResult, fit
+
+__all__ = [
+    "Dataset",
+    "DiscrepancyPrinciple",
+    "LipschitzBracket",
+    "LipschitzRegularizer",
+    "PairSet",
+    "RobustnessReport",
+    "TrainConfig",
+    "TrainResult",
+    "difference_quotient",
+    "evaluate_robustness",
+    "fit",
+    "lipschitz_bracket",
+    "matched_pairs",
+    "perturbed_pairs",
+    "uniform_pairs",
+]
+
+_HOMES = {
+    "bounds.bracket": ("LipschitzBracket", "lipschitz_bracket"),
+    "config": ("TrainConfig",),
+    "data": ("Dataset",),
+    "discrepancy": ("DiscrepancyPrinciple",),
+    "pairs": ("PairSet", "matched_pairs", "perturbed_pairs", "uniform_pairs"),
+    "quotient": ("difference_quotient",),
+    "regularizer": ("LipschitzRegularizer",),
+    "robustness": ("RobustnessReport", "evaluate_robustness"),
+    "training": ("TrainResult", "fit"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(f".{home}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

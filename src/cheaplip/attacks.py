@@ -13,13 +13,20 @@ Box = tuple[float, float]
 
 
 def gaussian_noise(x: Tensor, sigma: float, generator: Generator, box: Box | None = None) -> Tensor:
-    """x + sigma * r, r standard normal (drawn on the CPU: the same noise on every device), clamped to `box` if given."""
+    """Noisy x + sigma * r, r standard normal (drawn on the CPU: the same noise on every device), clamped to `box` if given."""
     noisy = x + sigma * torch.randn(x.shape, generator=generator).to(x)
     return noisy if box is None else noisy.clamp(*box)
 
 
 def signed_pgd(
-    model: Model, x: Tensor, y: Tensor, *, eps: float = 2.0, step: float = 0.25, iterations: int = 100, box: Box | None = None
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float = 2.0,
+    step: float = 0.25,
+    iterations: int = 100,
+    box: Box | None = None,
 ) -> Tensor:
     r"""Equation (14) of the CLIP paper: x_adv <- Pi(x_adv + step * sign(grad l)), from x, the last iterate.
 

@@ -21,7 +21,7 @@ def additive_rule(weight: float, excess: float, increment: float) -> float:
 
 
 def multiplicative_rule(weight: float, excess: float, gain: float, largest_step: float) -> float:
-    """weight * exp(clip(gain * excess, -largest_step, largest_step)): proportional control of log(weight)."""
+    """Weight * exp(clip(gain * excess, -largest_step, largest_step)): proportional control of log(weight)."""
     return weight * math.exp(min(max(gain * excess, -largest_step), largest_step))
 
 

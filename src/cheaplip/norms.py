@@ -34,7 +34,8 @@ def sample_norm(x: Tensor, p: float = 2) -> Tensor:
         >>> sample_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
         [5.0, 0.0]
     """
-    return torch.linalg.vector_norm(x.reshape(len(x), -1), ord=check_exponent(p), dim=1)
+    norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), ord=check_exponent(p), dim=1)
+    return norm
 
 
 def dual_exponent(p: float) -> float:

@@ -52,9 +52,7 @@ def forward(model: Model, x: Tensor) -> Tensor:
     return output if output.dtype == torch.float64 else output.float()
 
 
-def difference_quotient(
-    model: Model, u: Tensor, v: Tensor, input_norm: float = 2, output_norm: float = 2
-) -> Tensor:
+def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
     r"""L(u, v) = |f(u) - f(v)|_output / |u - v|_input for every pair, differentiable in u, v and the parameters.
 
     Args:

@@ -17,7 +17,7 @@ from .quotient import Model, difference_quotient
 
 REDUCTIONS = ("mean", "max", "topk")
 ASCENTS = ("normalized", "printed", "accepted")
-DEFAULT_STEP_SIZE = {"normalized": 0.5, "printed": 1.0, "accepted": 1.0}
+DEFAULT_STEP_SIZE = {"normalized": 0.3, "printed": 1.0, "accepted": 1.0}
 
 
 def reduce_quotients(quotient: Tensor, reduction: str, power: int, k: int = 1) -> Tensor:
@@ -60,7 +60,7 @@ class LipschitzRegularizer:
         k: how many quotients `"topk"` averages.
         ascent: `"normalized"` (a step of `step_size` |u - v|), `"printed"` (Algorithm 1, tau = `step_size`) or
             `"accepted"` (the same, only where the quotient rises, with step sizes that adapt).
-        step_size: of the ascent; by default 0.5 for `"normalized"`, else 1.
+        step_size: of the ascent; by default 0.3 for `"normalized"`, else 1.
         ascent_steps: ascent steps a visit.
         domain: box (low, high) that the points must not leave.
         separation: pairs are kept at least this far apart, in units of their initial median distance.

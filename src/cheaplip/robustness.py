@@ -51,7 +51,9 @@ def forward_checked(model: Model, x: Tensor) -> Tensor:
         return forward(model, x)
     except RuntimeError as error:  # torch's message for shapes that do not fit
         message = str(error).splitlines()[0]
-        raise InputError("a model that takes these inputs", f"inputs {tuple(x.shape)}: {message}", "Fit one to the other.") from error
+        raise InputError(
+            "a model that takes these inputs", f"inputs {tuple(x.shape)}: {message}", "Fit one to the other."
+        ) from error
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor) -> float:
@@ -123,9 +125,7 @@ def evaluate_robustness(
     samples |= dict.fromkeys(["pgd_accuracy", "strong_accuracy"], n_attacked)
     settings: dict[str, object] = {"eps": eps, "noise": noise, "iterations": iterations, "step": step}
     settings |= {"restarts": restarts, "domain": domain, "seed": seed}
-    points = [
-        {"eps": e, "strong_accuracy": a, "n": len(y[curved])} for e, a in zip(radii, along, strict=True)
-    ]
+    points = [{"eps": e, "strong_accuracy": a, "n": len(y[curved])} for e, a in zip(radii, along, strict=True)]
     return RobustnessReport(test, noisy, clamped, pgd, strong, points, samples, settings)
 
 

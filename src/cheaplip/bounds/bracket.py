@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
-from ..pairs import PairSet, perturbed_pairs
+from ..pairs import PairSet
 from .layers import product_of_norms
-from .lower import LowerBound, jacobian_lower_bound, pair_lower_bound
+from .lower import lower_bound
 
 
 @dataclass(frozen=True)
@@ -52,25 +50,3 @@ def lipschitz_bracket(
     scope = "all inputs" if domain is None else f"inputs in [{domain[0]:g}, {domain[1]:g}]"
     methods = {"lower": lower.method, "upper": "product of layer norms"}
     return LipschitzBracket(lower.value, upper, lower.witness, methods, scope)
-
-
-def lower_bound(
-    model: nn.Module,
-    inputs: Tensor,
-    *,
-    domain: tuple[float, float] | None = None,
-    pairs: PairSet | None = None,
-    steps: int = 50,
-) -> LowerBound:
-    """The larger of `pair_lower_bound` (from perturbed inputs and `pairs`) and `jacobian_lower_bound` at the inputs."""
-    if len(inputs) == 0 or not inputs.isfinite().all():
-        raise InputError("at least one finite input to start from", tuple(inputs.shape), "Give some samples.")
-    # a step towards the far end of the data's range, so that no start pair vanishes in the box
-    spread = float((inputs.amax() - inputs.amin()).clamp(min=1e-3))
-    start = perturbed_pairs(inputs, noise=0.1 * spread)
-    u, v = (start.u, start.v) if pairs is None else (torch.cat([start.u, pairs.u]), torch.cat([start.v, pairs.v]))
-    candidates = [
-        pair_lower_bound(model, u, v, steps=steps, domain=domain),
-        jacobian_lower_bound(model, inputs),
-    ]
-    return max(candidates, key=lambda bound: bound.value)

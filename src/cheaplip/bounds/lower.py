@@ -12,8 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from .. import ascent
+from ..errors import InputError
 from ..norms import per_sample, sample_norm
-from ..quotient import Model, difference_quotient, evaluating
+from ..pairs import PairSet, perturbed_pairs
+from ..quotient import Model, evaluating
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,28 @@ class LowerBound:
     value: float
     method: str
     witness: tuple[Tensor, ...]  # a pair (u, v), or one point x at which the Jacobian has this norm
+
+
+def lower_bound(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    domain: tuple[float, float] | None = None,
+    pairs: PairSet | None = None,
+    steps: int = 50,
+) -> LowerBound:
+    """The larger of `pair_lower_bound` (from perturbed inputs and `pairs`) and `jacobian_lower_bound` at the inputs."""
+    if len(inputs) == 0 or not inputs.isfinite().all():
+        raise InputError("at least one finite input to start from", tuple(inputs.shape), "Give some samples.")
+    # a step towards the far end of the data's range, so that no start pair vanishes in the box
+    spread = float((inputs.amax() - inputs.amin()).clamp(min=1e-3))
+    start = perturbed_pairs(inputs, noise=0.1 * spread)
+    u, v = (start.u, start.v) if pairs is None else (torch.cat([start.u, pairs.u]), torch.cat([start.v, pairs.v]))
+    candidates = [
+        pair_lower_bound(model, u, v, steps=steps, domain=domain),
+        jacobian_lower_bound(model, inputs),
+    ]
+    return max(candidates, key=lambda bound: bound.value)
 
 
 def pair_lower_bound(
@@ -90,7 +114,8 @@ def jacobian_norms(model: Model, x: Tensor) -> Tensor:
     jacobian = torch.stack([row.reshape(len(x), -1) for row in rows], dim=1)  # (n, outputs, inputs)
     # the Gram matrix is far smaller than the Jacobian, and float64 leaves half its digits to the root
     gram = jacobian @ jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT @ jacobian
-    return torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
+    norms: Tensor = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
+    return norms
 
 
 def in_float64(model: Model) -> Model:

@@ -70,8 +70,9 @@ def _read_examples(run: Run) -> list[Example]:
         with np.load(path, allow_pickle=False) as file:
             arrays = {key: file[key] for key in file.files}
         return _examples(arrays)
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} with the pairs before and after ascent", error, "Train the run again.") from None
+    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
+        got = f"no array {error}" if isinstance(error, KeyError) else error
+        raise InputError(f"{path} with the pairs before and after ascent", got, "Train the run again.") from None
 
 
 def _examples(arrays: dict[str, Array]) -> list[Example]:
@@ -82,10 +83,7 @@ def _examples(arrays: dict[str, Array]) -> list[Example]:
     # One scale of brightness, or of height, for everything shown.
     low, high = everything.min(initial=0.0), everything.max(initial=1.0)
     scaled = {key: (arrays[key] - low) / (high - low) for key in ("u_before", "v_before", "u_after", "v_after")}
-    return [
-        Example(_moment(arrays, scaled, i, "before"), _moment(arrays, scaled, i, "after"))
-        for i in range(len(inputs[0]))
-    ]
+    return [Example(_moment(arrays, scaled, i, "before"), _moment(arrays, scaled, i, "after")) for i in range(len(inputs[0]))]
 
 
 def _moment(arrays: dict[str, Array], scaled: dict[str, Array], i: int, when: str) -> Moment:

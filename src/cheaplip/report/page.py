@@ -25,7 +25,7 @@ from . import texts
 from .drawing import PALETTE, Style, row_styles
 from .examples import Example, examples_of
 from .plots import bracket_plot, eps_plot, training_plots, tuning_plot
-from .rows import Column, Row, clean, distinct, number, provenance, summary_table, target_text, used_columns
+from .rows import Column, Row, clean, distinct, mapping, number, provenance, summary_table, used_columns
 from .tables import csv_table, json_table, markdown_table, spread_text, value_text
 
 
@@ -49,6 +49,10 @@ class Experiment:
     model: str
     rows: list[Row]
     columns: list[Column]
+    targets: bool  # some row has one
+    several_seeds: bool
+    columns_text: list[tuple[str, str]]
+    notes: list[str]
     sections: list[Section]
 
 
@@ -85,7 +89,7 @@ def _page(rows: list[Row]) -> str:
     experiments = [_experiment(i, list(members), styles) for i, (_, members) in enumerate(grouped, start=1)]
     runs = [run for row in rows for run in row.runs]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(value_text=value_text, spread_text=spread_text, target_text=target_text)
+    environment.globals.update(value_text=value_text, spread_text=spread_text)
     # The page may run exactly this script and load nothing, whatever the run folders contain.
     digest = base64.b64encode(hashlib.sha256(read["page.js"].encode()).digest()).decode("ascii")
     return environment.from_string(read["page.html.j2"]).render(
@@ -93,16 +97,12 @@ def _page(rows: list[Row]) -> str:
         script=Markup(read["page.js"]),
         policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         palette=PALETTE,
-        title=" and ".join(distinct([row.data for row in rows])),
+        title=", ".join(distinct([row.data for row in rows])),
         lead=texts.lead(rows),
         methods=texts.about_methods(rows),
-        tuned=any(row.target is not None for row in rows),
         experiments=experiments,
         styles=styles,
-        columns_text=texts.about_columns(rows),
-        missing_bounds=texts.missing_bounds(rows),
-        several_seeds=any(row.n > 1 for row in rows),
-        provenance=[(key, _listed(value)) for key, value in provenance(runs).items() if value is not None],
+        provenance=[(clean(key), _listed(value)) for key, value in provenance(runs).items() if value is not None],
         runs=[_run_facts(row, run) for row in rows for run in row.runs],
     )
 
@@ -117,12 +117,13 @@ def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Expe
         Section(f"{name}-eps", "Accuracy against the length of the attack", texts.EPS, [eps] if eps else [], rows),
         Section(f"{name}-tuning", "How the weight finds its target", texts.TUNING, [tuning] if tuning else [], tuned),
         Section(f"{name}-bracket", "Lipschitz constant", texts.BRACKET, [bracket] if bracket else []),
-        Section(
-            f"{name}-pairs", "Pairs before and after ascent", texts.PAIRS, pairs=[pair for pair in pairs if pair[1]]
-        ),
+        Section(f"{name}-pairs", "Pairs before and after ascent", texts.PAIRS, pairs=[pair for pair in pairs if pair[1]]),
     ]
     present = [section for section in sections if section.plots or section.pairs]
-    return Experiment(rows[0].data, rows[0].model, rows, used_columns(rows), present)
+    columns = used_columns(rows)
+    about, notes = texts.about_columns(rows), texts.missing_bounds(rows)
+    several = any(row.n > 1 for row in rows)
+    return Experiment(rows[0].data, rows[0].model, rows, columns, bool(tuned), several, about, notes, present)
 
 
 def _listed(value: Any) -> str:
@@ -133,7 +134,7 @@ def _listed(value: Any) -> str:
 
 
 def _run_facts(row: Row, run: Run) -> dict[str, str]:
-    skipped = sum(int(number(record.get("skipped_steps")) or 0) for record in run.history)
+    skipped = sum(int(number(mapping(record).get("skipped_steps")) or 0) for record in run.history)
     return {
         "Run": row.label,
         "Seed": clean(run.result["seed"]),

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from ..runs import Run
 from .drawing import MARKERS, PALETTE, Style, finish, new_figure
-from .rows import Row, distinct, mapping, metric, number, target_text
+from .rows import Row, distinct, mapping, metric, number
 from .tables import value_text
 
 
@@ -60,32 +60,39 @@ def eps_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup
 
 
 def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
-    """Weight and training accuracy over the epochs, above each other, for the rows that have a target."""
+    """Weight over the training accuracy (or loss) against the epochs, for the rows that have a target."""
     tuned = [row for row in rows if row.target is not None]
     weight = [line for line in _history_lines(tuned, "weight") if any(value > 0 for value in line.high)]
-    accuracy = _history_lines(tuned, "train_accuracy", scale=100)
-    if not weight or not accuracy:
+    loss = any(row.regression for row in tuned)
+    scale, name_of_y = (1, "training loss") if loss else (100, "training accuracy, %")
+    lines = _history_lines(tuned, "train_loss" if loss else "train_accuracy", scale=scale)
+    if not weight or not lines:
         return None
     with new_figure(width=5.2, height=4.6) as figure:
         top, bottom = figure.subplots(2, 1, sharex=True)
         top.set_ylabel("weight")
         _log_if_wide(top, weight)
         _draw(top, weight, styles)
-        bottom.set(xlabel="epoch", ylabel="training accuracy, %")
-        for target in sorted({row.target for row in tuned if row.target is not None}):
-            bottom.axhline(100 * target, color=PALETTE["ink"][0], linewidth=1, linestyle=(0, (5, 4)))
-            at = (0.01, 100 * target)
-            text = f"target {target_text(target)}"
-            bottom.annotate(text, at, (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
-        bottom.margins(y=0.14)  # room for the target's name
-        _draw(bottom, accuracy, styles)
-        words = f"Weight. {_in_words(weight)} Training accuracy in per cent. {_in_words(accuracy)}"
-        return finish(figure, f"{name}-tuning", "Weight and training accuracy against the target", words)
+        bottom.set(xlabel="epoch", ylabel=name_of_y)
+        targets = {scale * row.target: row.target_text for row in tuned if row.target is not None}
+        for target, text in targets.items():
+            bottom.axhline(target, color=PALETTE["ink"][0], linewidth=1, linestyle=(0, (5, 4)))
+            at = (0.01, target)
+            bottom.annotate(f"target {text}", at, (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
+        _draw(bottom, lines, styles)
+        # What happens near the targets is what matters; the first epochs may be out of sight.
+        near = [*targets, *(value for line in lines for value in (line.low[-1], line.high[-1]))]
+        if loss:
+            bottom.set_ylim(0, 3 * max(near))
+        else:
+            bottom.set_ylim(max(0, min(near) - 15), min(101, max(near) + 4))
+        words = f"Weight. {_in_words(weight)} {name_of_y.capitalize()}. {_in_words(lines)}"
+        return finish(figure, f"{name}-tuning", "Weight and training result against the target", words)
 
 
 def bracket_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
     """A bar from the lower to the upper bound of the Lipschitz constant, one for each run, on a log scale."""
-    bounded = [row for row in rows if any(metric(run, "lipschitz_lower") for run in row.runs)]
+    bounded = [row for row in rows if any(_bounds(run)[0] for run in row.runs)]
     if not bounded:
         return None
     ends = [value for row in bounded for run in row.runs for value in _bounds(run) if value]
@@ -110,9 +117,7 @@ def _draw_brackets(axes: Axes, place: int, row: Row, style: Style, far: float) -
     step = 0.6 / len(brackets)
     for i, (lower, upper) in enumerate(brackets):
         y = place + (i - (len(brackets) - 1) / 2) * step
-        axes.plot(
-            [lower, upper or far], [y, y], color=colour, linewidth=min(7.0, 28 * step), alpha=0.4, solid_capstyle="butt"
-        )
+        axes.plot([lower, upper or far], [y, y], color=colour, linewidth=min(7.0, 28 * step), alpha=0.4, solid_capstyle="butt")
         axes.plot([lower], [y], "|", color=colour, markersize=min(13.0, 40 * step), markeredgewidth=2)
         if upper:
             axes.plot([upper], [y], "|", color=colour, markersize=min(13.0, 40 * step), markeredgewidth=2)
@@ -127,7 +132,9 @@ def _draw_brackets(axes: Axes, place: int, row: Row, style: Style, far: float) -
 
 
 def _bounds(run: Run) -> tuple[float | None, float | None]:
-    return metric(run, "lipschitz_lower"), metric(run, "lipschitz_upper")
+    """Lower and upper bound where they have a place on a log scale."""
+    lower, upper = metric(run, "lipschitz_lower"), metric(run, "lipschitz_upper")
+    return lower if lower and lower > 0 else None, upper if upper and upper > 0 else None
 
 
 def _short(name: str) -> str:

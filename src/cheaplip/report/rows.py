@@ -85,9 +85,21 @@ class Row:
         return f"{shown} ({self.settings})" if self.settings else shown
 
     @property
+    def regression(self) -> bool:
+        """Whether the runs are measured by their loss; their target is a loss then."""
+        return "train_loss" in self.metrics and "train_accuracy" not in self.metrics
+
+    @property
+    def target_text(self) -> str:
+        """The target as shown: 0.95 is "95 %", 0.918 is "91.8 %", a loss a plain number; empty without one."""
+        if self.target is None:
+            return ""
+        return f"{self.target:.4g}" if self.regression else f"{100 * self.target:.4g} %"
+
+    @property
     def label(self) -> str:
         """Name and target, as in legends."""
-        return self.name if self.target is None else f"{self.name} {target_text(self.target)}"
+        return f"{self.name} {self.target_text}".rstrip()
 
 
 def number(value: object) -> float | None:
@@ -114,9 +126,11 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
     (2.0, 12.706204736174694)
     """
     n = len(values)
-    mean = math.fsum(values) / n  # fsum: the order of the runs cannot matter
     if n == 1:
-        return mean, None
+        return values[0], None
+    if min(values) == max(values):
+        return values[0], 0.0  # exactly, where the formula would leave rounding errors
+    mean = math.fsum(values) / n  # fsum: the order of the runs cannot matter
     from scipy.special import stdtrit  # type: ignore[import-untyped]
 
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
@@ -212,8 +226,3 @@ def provenance(runs: Sequence[Run]) -> Json:
 def _numbers_first(value: object) -> tuple[float, str]:
     as_number = number(value)
     return (math.inf if as_number is None else as_number), str(value)
-
-
-def target_text(target: float) -> str:
-    """A target accuracy: 0.95 is "95 %", 0.918 is "91.8 %"."""
-    return f"{100 * target:.4g} %"

@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Literal
 
 from ..runs import SCHEMA, Json, Run
-from .rows import Estimate, Kind, Row, provenance, summary_table, target_text, used_columns
+from .rows import Estimate, Kind, Row, provenance, summary_table, used_columns
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,6 +39,9 @@ def spread_text(estimate: Estimate, kind: Kind) -> str:
     return "± " + value_text(estimate.ci95, kind if kind in ("percent", "seconds") else "number")
 
 
+_NAMES = ("Data", "Model", "Method")  # columns of words; the others are numbers
+
+
 def _cells(rows: Sequence[Row]) -> list[list[str]]:
     """Headings, then one list of texts a row; the two Lipschitz columns as one bracket."""
     several = len({(row.data, row.model) for row in rows}) > 1
@@ -48,13 +51,17 @@ def _cells(rows: Sequence[Row]) -> list[list[str]]:
     headings = [column.title + (" %" if column.kind == "percent" else "") for column in columns]
     if bracket:
         headings.insert(place, "Lipschitz")
-    table = [[*(["Data", "Model"] if several else []), "Method", "Target", "n", *headings]]
+    targets = any(row.target is not None for row in rows)
+    names = [*(["Data", "Model"] if several else []), "Method", *(["Target"] if targets else []), "n"]
+    table = [[*names, *headings]]
     for row in rows:
         values = [_cell(row, column.key, column.kind) for column in columns]
         if bracket:
             values.insert(place, f"{_bound(row, 'lower')} .. {_bound(row, 'upper')}")
-        target = "" if row.target is None else target_text(row.target)
-        table.append([*([row.data, row.model] if several else []), row.name, target, str(row.n), *values])
+        names = [*([row.data, row.model] if several else []), row.name]
+        if targets:
+            names.append(row.target_text)
+        table.append([*names, str(row.n), *values])
     return table
 
 
@@ -80,8 +87,7 @@ def _bound(row: Row, side: Literal["lower", "upper"]) -> str:
 def markdown_table(rows: Sequence[Row]) -> str:
     """The table in Markdown."""
     cells = [[html.escape(text, quote=False).replace("|", "\\|") for text in line] for line in _cells(rows)]
-    first_number = cells[0].index("Target") + 1
-    rule = ["---" if i < first_number else "---:" for i in range(len(cells[0]))]
+    rule = ["---" if heading in _NAMES else "---:" for heading in cells[0]]
     return "".join("| " + " | ".join(line) + " |\n" for line in [cells[0], rule, *cells[1:]])
 
 
@@ -113,8 +119,7 @@ def json_table(rows: Sequence[Row]) -> Json:
                 "settings": row.settings,
                 "n": row.n,
                 "metrics": {
-                    key: {"mean": e.mean, "ci95": e.ci95, "n": e.n, "samples": e.samples}
-                    for key, e in row.metrics.items()
+                    key: {"mean": e.mean, "ci95": e.ci95, "n": e.n, "samples": e.samples} for key, e in row.metrics.items()
                 },
             }
             for row in rows
@@ -132,7 +137,7 @@ def rich_table(rows: Sequence[Row]) -> Table:
     headings, *body = _cells(rows)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
-        table.add_column(heading, justify="left" if heading in ("Data", "Model", "Method") else "right")
+        table.add_column(heading, justify="left" if heading in _NAMES else "right")
     for line in body:
         table.add_row(*(Text(text) for text in line))  # Text: no markup is read out of names
     return table
@@ -142,7 +147,7 @@ def plain_table(rows: Sequence[Row]) -> str:
     """The table for a pipe or a log file: aligned columns, no lines are broken."""
     table = _cells(rows)
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    left = {i for i, heading in enumerate(table[0]) if heading in ("Data", "Model", "Method")}
+    left = {i for i, heading in enumerate(table[0]) if heading in _NAMES}
     lines = [
         "  ".join(t.ljust(w) if i in left else t.rjust(w) for i, (t, w) in enumerate(zip(line, widths, strict=True)))
         for line in table

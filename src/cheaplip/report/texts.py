@@ -22,14 +22,14 @@ EPS = (
     "against it. A high curve that falls late is a robust network. The dotted line marks the length used in the table."
 )
 TUNING = (
-    "Above, the weight of the penalty; below, the training accuracy, with the target as a dashed line. While the "
-    "network is more accurate than its target the weight rises, and while it is less accurate the weight falls. A weight "
-    "of zero, as while training warms up, has no place on a log scale."
+    "Above, the weight of the penalty; below, the training accuracy (for regression, the loss), with the target as a "
+    "dashed line. While the network is better than its target the weight rises, and while it is worse the weight falls. "
+    "A weight of zero, as while training warms up, has no place on a log scale."
 )
 BRACKET = (
     "The Lipschitz constant is the steepest slope of the network. It cannot be computed exactly, but it can be "
-    "enclosed: lower ≤ Lip ≤ upper. Each bar spans that bracket for one run; small and short is good. A bar that "
-    "runs out of the plot has no upper bound."
+    "enclosed: lower ≤ Lip ≤ upper. Each bar spans that bracket for one run, the numbers are means over the seeds; "
+    "small and short is good. A bar that runs out of the plot has no upper bound."
 )
 PAIRS = (
     "The pairs on which CLIP measures steepness, before and after it moved them. The quotient is the change of the "
@@ -53,9 +53,7 @@ def about_methods(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
     """Each column of the table with what it means, how it was measured here, and on how many samples."""
-    noise, eps, step, iterations, restarts = (
-        _setting(rows, key) for key in ("noise", "eps", "step", "iterations", "restarts")
-    )
+    noise, eps, step, iterations, restarts = (_setting(rows, key) for key in ("noise", "eps", "step", "iterations", "restarts"))
     steps = f"{iterations} steps" if iterations else "steps"
     of_length = f" of {step}" if step else ""
     within = f"eps = {eps}" if eps else "eps"

@@ -1,0 +1,131 @@
+"""One finished network on one data set: the measurements of `result.json`, and the pairs a report shows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, FiniteFloat
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from .ascent import keep_valid, normalized_step, quotient_and_gradients
+from .bounds.bracket import lipschitz_bracket
+from .bounds.lower import lower_bound
+from .data import Dataset
+from .errors import UnsupportedModuleError
+from .norms import sample_norm
+from .pairs import PairSet
+from .quotient import difference_quotient, forward
+from .robustness import evaluate_robustness
+from .runs import write_atomic
+
+SHOWN_PAIRS = 4
+LIPSCHITZ_POINTS = 500  # test inputs from which the lower bound is searched
+
+
+class Protocol(BaseModel):
+    """How a network is evaluated; see `evaluate_robustness` for the fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    eps: FiniteFloat = 2.0
+    noise: FiniteFloat = 1.0
+    iterations: int = 100
+    restarts: int = 1
+    attack_samples: int = 2000
+    curve: tuple[FiniteFloat, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
+    curve_samples: int = 500
+
+    def scaled(self, eps: float) -> Protocol:
+        """The same with another radius, the curve in proportion."""
+        curve = tuple(round(point * eps / self.eps, 4) for point in self.curve)
+        return self.model_copy(update={"eps": eps, "curve": curve})
+
+
+PROTOCOLS = {"digits": Protocol().scaled(0.75)}
+"""Where the images are not 28x28: digits have 8x8 pixels and about a third of MNIST's norm, so eps is 0.75 there."""
+
+
+def assess(
+    model: nn.Module, data: Dataset, protocol: Protocol, *, seed: int = 0, pairs: PairSet | None = None
+) -> dict[str, Any]:
+    """Accuracies (or the test loss, for regression) and the Lipschitz bracket, as `result.json` has them.
+
+    Args:
+        model: the trained network.
+        data: its data set; the test part is measured.
+        protocol: radii, iterations and sample counts.
+        seed: of noise and random starts.
+        pairs: the training's X_Lip, from which the lower bound is searched too.
+    """
+    device = next(model.parameters()).device
+    x, y = data.test_x.to(device), data.test_y.to(device)
+    measured: dict[str, Any] = {"samples": {}}
+    if data.classes is None:
+        with torch.no_grad():
+            measured["test_loss"] = float(mse_loss(forward(model, x), y))
+        measured["samples"]["test_loss"] = len(x)
+    else:
+        report = evaluate_robustness(model, x, y, domain=data.domain, seed=seed, **protocol.model_dump())
+        measured = {**vars(report), "evaluation": report.settings}
+        del measured["settings"]
+    measured["lipschitz"] = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, pairs)
+    measured["samples"]["lipschitz"] = min(len(x), LIPSCHITZ_POINTS)
+    return measured
+
+
+def _lipschitz(model: nn.Module, x: Tensor, domain: tuple[float, float], pairs: PairSet | None) -> dict[str, Any]:
+    if pairs is not None:
+        steepest = difference_quotient(model, pairs.u, pairs.v).topk(min(256, len(pairs))).indices
+        pairs = PairSet(pairs.u[steepest].detach(), pairs.v[steepest].detach())
+    try:
+        bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs)
+    except UnsupportedModuleError as error:
+        lower = lower_bound(model, x, domain=domain, pairs=pairs)
+        method = {"lower": lower.method, "upper": None}
+        return {"lower": lower.value, "upper": None, "method": method, "reason": str(error)}
+    return {"lower": bracket.lower, "upper": bracket.upper, "method": bracket.methods, "scope": bracket.scope}
+
+
+def example_pairs(model: nn.Module, data: Dataset, *, steps: int = 200, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    """Pairs of test inputs of different classes before and after `steps` of ascent: what the paper's Figure 1 shows.
+
+    Returns:
+        The arrays of `pairs.npz`: inputs `(k, *input)`, predicted labels, confidences and quotients `(k,)`.
+    """
+    device = next(model.parameters()).device
+    order = torch.randperm(len(data.test_x), generator=torch.Generator().manual_seed(seed))
+    x, y = data.test_x[order[:200]].to(device), data.test_y[order[:200]].to(device)
+    labels = torch.unique(y)
+    # consecutive classes in a ring, so that the shown pairs differ in both points
+    first = [int((y == label).nonzero()[0]) for label in labels[: SHOWN_PAIRS + 1]]
+    u, v = x[first], x[first[1:] + first[:1]]
+    u, v = u[:SHOWN_PAIRS], v[:SHOWN_PAIRS]
+    arrays = _described(model, u, v, "before")
+    separation = 0.01 * float(sample_norm(u - v).median())
+    for _ in range(steps):
+        _, gradients = quotient_and_gradients(model, u, v)
+        u, v = keep_valid(normalized_step((u, v), gradients, 0.05), (u, v), separation, data.domain)
+    return arrays | _described(model, u, v, "after")
+
+
+@torch.no_grad()
+def _described(model: nn.Module, u: Tensor, v: Tensor, when: str) -> dict[str, np.ndarray[Any, Any]]:
+    arrays = {f"quotient_{when}": difference_quotient(model, u, v)}
+    for name, points in (("u", u), ("v", v)):
+        confidence, label = forward(model, points).softmax(1).max(1)
+        arrays |= {f"{name}_{when}": points, f"label_{name}_{when}": label, f"confidence_{name}_{when}": confidence}
+    return {name: tensor.cpu().numpy() for name, tensor in arrays.items()}
+
+
+def write_pairs(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
+    """Write `pairs.npz`, atomically."""
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # numpy would append .npz to a name
+            np.savez_compressed(file, allow_pickle=False, **arrays)
+
+    write_atomic(path, save)

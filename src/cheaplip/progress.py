@@ -1,0 +1,40 @@
+"""Progress of a training: a bar on a terminal, one plain line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+Report = Callable[[Mapping[str, Any]], None]
+
+
+@contextmanager
+def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
+    """Yields a function that takes each epoch's record of metrics and shows it on standard error."""
+    if not sys.stderr.isatty():
+
+        def plain(row: Mapping[str, Any]) -> None:
+            print(f"{title}: epoch {row['epoch']}/{total}: {describe(row)}", file=sys.stderr, flush=True)
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[metrics]}"), console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total, completed=done, metrics="")
+        yield lambda row: bar.update(task, completed=row["epoch"], metrics=describe(row))
+
+
+def describe(row: Mapping[str, Any]) -> str:
+    """Loss, accuracy, weight and current lower bound, those that the record has."""
+    shown = (
+        ("loss", "train_loss", "{:.4f}"),
+        ("accuracy", "train_accuracy", "{:.1%}"),
+        ("weight", "weight", "{:.4g}"),
+        ("Lip >=", "lower_bound", "{:.3g}"),
+    )
+    return ", ".join(f"{label} {form.format(row[key])}" for label, key, form in shown if row.get(key) is not None)
