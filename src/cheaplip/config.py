@@ -40,7 +40,7 @@ class TrainConfig(BaseModel):
     eps: FiniteFloat = Field(2.0, gt=0)
     """Radius of eq. (14) for best-pgd."""
 
-    pairs: Literal["perturbed", "matched"] = "perturbed"
+    pair_kind: Literal["perturbed", "matched"] = "perturbed"
     pair_noise: FiniteFloat = Field(0.1, gt=0)
     active: int = Field(16, ge=1)
     reduction: Literal["mean", "max", "topk"] = "mean"
@@ -49,7 +49,7 @@ class TrainConfig(BaseModel):
     ascent: Literal["normalized", "printed", "accepted"] = "normalized"
     step_size: FiniteFloat | None = Field(None, gt=0)
     ascent_steps: int = Field(1, ge=1)
-    """From `pairs` on: see `LipschitzRegularizer` and `pairs`."""
+    """From `pair_kind` on: see `LipschitzRegularizer` and `pairs`."""
 
     rule: Literal["multiplicative", "additive"] = "multiplicative"
     initial_weight: FiniteFloat | None = Field(None, ge=0)

@@ -20,9 +20,16 @@ def additive_rule(weight: float, excess: float, increment: float) -> float:
     return max(weight + (increment if excess > 0 else -increment), 0.0)
 
 
-def multiplicative_rule(weight: float, excess: float, gain: float, largest_step: float) -> float:
-    """Weight * exp(clip(gain * excess, -largest_step, largest_step)): proportional control of log(weight)."""
-    return weight * math.exp(min(max(gain * excess, -largest_step), largest_step))
+def multiplicative_rule(
+    weight: float, excess: float, trend: float, *, gain: float, damping: float, largest_step: float
+) -> float:
+    """Weight times exp(clip(gain * excess + damping * trend, -largest_step, largest_step)): PD control of log(weight).
+
+    `trend` is the change of the excess since the last update. A penalty acts with a lag of some epochs (weights shrink
+    slowly), and without damping the weight overshoots until the network collapses, then dies out itself.
+    """
+    step = gain * excess + damping * trend
+    return weight * math.exp(min(max(step, -largest_step), largest_step))
 
 
 class DiscrepancyPrinciple:
@@ -34,9 +41,12 @@ class DiscrepancyPrinciple:
         quantity: `"accuracy"` (the excess is value - target) or `"loss"` (the excess is (target - value) / target).
         initial: the weight after the warm-up.
         increment: dlambda of the additive rule.
-        gain: of the multiplicative rule.
+        gain: of the multiplicative rule, on the excess.
+        damping: of the multiplicative rule, on the change of the excess since the last update.
         largest_step: bound on the change of log(weight) in one update of the multiplicative rule.
-        warmup: updates during which the weight is 0, so that the network first learns something to regularise.
+        warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
+            multiplicative rule then waits at 0 until the target is met once: below it there is nothing to trade, and a
+            weight lowered meanwhile would have to climb back.
         every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
         maximum: upper bound of the weight.
 
@@ -64,8 +74,9 @@ class DiscrepancyPrinciple:
         quantity: str = "accuracy",
         initial: float = 0.01,
         increment: float = 0.01,
-        gain: float = 10.0,
-        largest_step: float = 0.7,
+        gain: float = 20.0,
+        damping: float = 40.0,
+        largest_step: float = 0.5,
         warmup: int = 3,
         every: int = 1,
         maximum: float = math.inf,
@@ -80,16 +91,19 @@ class DiscrepancyPrinciple:
         if not smallest <= initial <= maximum:
             do = "The multiplicative rule cannot leave 0." if rule == "multiplicative" else "Raise the maximum."
             raise InputError(f"an initial weight from {smallest:g} to {maximum:g}", initial, do)
-        for name, value in {"increment": increment, "gain": gain, "largest_step": largest_step}.items():
+        for name, value in {"increment": increment, "gain": gain, "damping": damping, "largest_step": largest_step}.items():
             if not 0 < value < math.inf:
                 raise InputError(f"{name} > 0", value, "Give a positive number.")
         if warmup < 0 or every < 1:
             raise InputError("warmup >= 0 and every >= 1", f"{warmup} and {every}", "Count them in calls of step.")
         self.target, self.rule, self.quantity = target, rule, quantity
-        self.initial, self.increment, self.gain, self.largest_step = initial, increment, gain, largest_step
+        self.initial, self.increment = initial, increment
+        self.gain, self.damping, self.largest_step = gain, damping, largest_step
         self.warmup, self.every, self.maximum = warmup, every, maximum
         self.calls = 0
-        self.weight = initial if warmup == 0 else 0.0
+        self.excess = 0.0
+        self.started = warmup == 0
+        self.weight = initial if self.started else 0.0
 
     def step(self, value: float) -> None:
         """Take note of the training accuracy (or loss) and, at every `every`-th call, update the weight."""
@@ -100,23 +114,28 @@ class DiscrepancyPrinciple:
         updates, between = divmod(self.calls, self.every)
         if between:
             return
-        if updates <= self.warmup:
-            self.weight = self.initial if updates == self.warmup else 0.0
-            return
         excess = value - self.target if self.quantity == "accuracy" else (self.target - value) / self.target
+        trend, self.excess = excess - self.excess, excess
+        if not self.started:
+            self.started = updates >= self.warmup and (self.rule == "additive" or excess >= 0)
+            self.weight = self.initial if self.started else 0.0
+            return
         if self.rule == "additive":
             weight = additive_rule(self.weight, excess, self.increment)
         else:
-            weight = multiplicative_rule(self.weight, excess, self.gain, self.largest_step)
+            weight = multiplicative_rule(
+                self.weight, excess, trend, gain=self.gain, damping=self.damping, largest_step=self.largest_step
+            )
         self.weight = min(weight, self.maximum)
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        return {"calls": self.calls, "weight": self.weight}
+        return {"calls": self.calls, "started": self.started, "excess": self.excess, "weight": self.weight}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.calls, self.weight = state["calls"], state["weight"]
+        self.calls, self.started = state["calls"], state["started"]
+        self.excess, self.weight = state["excess"], state["weight"]
 
 
 class ConstantWeight:

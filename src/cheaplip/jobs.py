@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import math
 import sys
 from pathlib import Path
@@ -48,11 +49,15 @@ class ModelSpec(BaseModel):
         options = {key: value for key, value in self.model_dump(exclude={"name"}).items() if value is not None}
         if ":" not in self.name:
             require_known("model (or package.module:function)", self.name, MODELS)
-            return MODELS[self.name](shape, outputs, **options)
+            model: nn.Module = MODELS[self.name](shape, outputs, **options)
+            return model
         if options:
             do = "Set widths and activations in your own function."
             raise InputError(f"no {', '.join(options)} for a model of your own", options, do)
-        return _import(self.name)(shape, outputs)
+        model = _import(self.name)(shape, outputs)
+        if not isinstance(model, nn.Module):
+            raise InputError(f"{self.name} to return an nn.Module", type(model).__name__, "Return the network.")
+        return model
 
     def describe(self, data: Dataset) -> str:
         """Such as `mlp 784-64-64-10 relu`."""
@@ -62,7 +67,8 @@ class ModelSpec(BaseModel):
         layers = [layer for layer in model if isinstance(layer, (nn.Linear, nn.Conv2d))]  # type: ignore[attr-defined]
         first = math.prod(data.train_x.shape[1:]) if self.name == "mlp" else data.train_x.shape[1]
         widths = [first, *(getattr(layer, "out_features", getattr(layer, "out_channels", 0)) for layer in layers)]
-        activation = (self.activation or "softplus") + (f", output {self.output_activation}" if self.output_activation else "")
+        default = inspect.signature(MODELS[self.name]).parameters["activation"].default
+        activation = (self.activation or default) + (f", output {self.output_activation}" if self.output_activation else "")
         return f"{self.name} {'-'.join(map(str, widths))} {activation}"
 
 
@@ -89,9 +95,7 @@ def read_job(folder: Path) -> Job:
         raise InputError(f"a valid {folder / CONFIG}", got, "Start the run again with this version.") from None
 
 
-def run_job(
-    job: Job, out: Path, *, data_dir: Path | None = None, resume: bool = False, progress: bool = False
-) -> Json:
+def run_job(job: Job, out: Path, *, data_dir: Path | None = None, resume: bool = False, progress: bool = False) -> Json:
     """Train, evaluate, and leave a complete run folder; returns the content of `result.json`.
 
     Raises:

@@ -32,7 +32,7 @@ def _lipschitz_penalty(model: nn.Module, task: Task, config: TrainConfig, pairs:
         if task.pair_inputs is None:
             do = "Make them from held-out inputs, for example with perturbed_pairs."
             raise InputError("pairs for the method clip on a DataLoader", "none", do)
-        if config.pairs == "matched":
+        if config.pair_kind == "matched":
             pairs = matched_pairs(task.pair_inputs, seed=config.seed)
         else:
             pairs = perturbed_pairs(task.pair_inputs, noise=config.pair_noise, seed=config.seed)

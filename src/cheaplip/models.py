@@ -55,7 +55,7 @@ def cnn(
     outputs: int,
     *,
     hidden: Sequence[int] = (32, 64, 1024),
-    activation: str = "softplus",
+    activation: str = "relu",
     output_activation: str | None = None,
 ) -> nn.Sequential:
     """Convolution 5x5, 2x2 max-pool, convolution 5x5, 2x2 max-pool, dense, dense: the simple CNN of Madry et al. 2018.
@@ -64,8 +64,8 @@ def cnn(
         input_shape: (channels, height, width).
         outputs: number of outputs.
         hidden: channels of the two convolutions and width of the dense layer.
-        activation: as in `mlp`.
-        output_activation: as in `mlp`.
+        activation: as in `mlp`; the default is Madry et al.'s.
+        output_activation: as in `mlp`; the default is Madry et al.'s.
 
     Raises:
         InputError: an input that is not an image of at least 4x4, not three widths, an unknown activation.

@@ -1,0 +1,5 @@
+"""`python -m cheaplip`."""
+
+from .cli import main
+
+main()

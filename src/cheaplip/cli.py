@@ -1,0 +1,237 @@
+"""The command line. Each command is a thin call into the library; torch is imported only where a command needs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import CheaplipError, InputError
+from .runs import find_runs, read_json
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetch it, verify it.")
+app.add_typer(data_app, name="data")
+
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder with mnist/ and fashion-mnist/ (four IDX files each).", envvar="CHEAPLIP_DATA"),
+]
+
+
+class Method(str, Enum):
+    """What is added to the loss."""
+
+    standard = "standard"
+    weight = "weight"
+    clip = "clip"
+
+
+class Preset(str, Enum):
+    """Ours, or the paper's."""
+
+    default = "default"
+    paper = "paper"
+
+
+def main() -> None:
+    """The entry point: our errors become one message and an exit code, never a traceback."""
+    try:
+        app()
+    except CheaplipError as error:
+        print(f"cheaplip: {error}", file=sys.stderr)
+        sys.exit(2 if isinstance(error, InputError) else 1)
+
+
+@app.callback()
+def about(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    """Train PyTorch networks with a small Lipschitz constant, cheaply (CLIP, SSVM 2021; nothing to do with OpenAI's CLIP)."""
+    if version:
+        from importlib.metadata import version as installed
+
+        typer.echo(installed("cheaplip"))
+        raise typer.Exit
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Where runs and report go; must not hold an earlier demo.")] = Path("cheaplip-demo"),
+) -> None:
+    """The main job on embedded data: train Standard, Weight Reg. and CLIP on digits, evaluate, bracket, report."""
+    from .demo import run_demo
+    from .report import print_summary, write_report
+
+    runs = run_demo(out, progress=True)
+    page = write_report(runs, out)
+    print_summary(runs)
+    typer.echo(f"\nReport: {page.resolve()}")
+
+
+@app.command()
+def train(
+    out: Annotated[Path, typer.Option(help="Run folder to write; must not hold another run.")],
+    data: Annotated[str | None, typer.Option(help="digits, mnist, fashion-mnist, or FILE.npz with arrays X and y.")] = None,
+    method: Annotated[
+        Method | None, typer.Option(help="What is added to the loss: nothing, |theta|, or Lip(f, X_Lip).")
+    ] = None,
+    target: Annotated[
+        float | None, typer.Option(help="Training accuracy in (0, 1), or loss for regression, to steer the weight to.")
+    ] = None,
+    weight: Annotated[float | None, typer.Option(help="A constant weight (lambda, mu) instead of a target.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the split, the initialisation, the batches, noise and attacks.")] = None,
+    preset: Annotated[Preset, typer.Option(help="Settings to start from: ours, or the paper's.")] = Preset.default,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="Any class of torch.optim.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="Of the learning rate: cosine or constant.")] = None,
+    keep: Annotated[str | None, typer.Option(help="Checkpoint to keep: last, or best-pgd on the validation part.")] = None,
+    active: Annotated[int | None, typer.Option(help="Pairs used in one step.")] = None,
+    reduction: Annotated[str | None, typer.Option(help="Of the pairs' quotients: mean, max (the paper's) or topk.")] = None,
+    power: Annotated[int | None, typer.Option(help="Of the quotients: 1 (the paper's) or 2.")] = None,
+    ascent: Annotated[str | None, typer.Option(help="normalized, printed (Algorithm 1) or accepted.")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with any training settings; options win over it.")] = None,
+    model: Annotated[str | None, typer.Option(help="mlp, cnn, or package.module:function(input_shape, outputs).")] = None,
+    hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 64,64.")] = None,
+    activation: Annotated[str | None, typer.Option(help="relu, sigmoid, tanh, softplus or elu.")] = None,
+    output_activation: Annotated[str | None, typer.Option(help="One after the last layer too.")] = None,
+    eps: Annotated[float | None, typer.Option(help="Radius of the attacks.")] = None,
+    attack_samples: Annotated[int | None, typer.Option(help="Test samples that are attacked.")] = None,
+    data_dir: DataDir = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
+) -> None:
+    """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
+    from .jobs import read_job, run_job
+
+    given = {name: value for name, value in locals().items() if value is not None}
+    job = _job(given, read_job(out) if resume else None)
+    try:
+        result = run_job(job, out, data_dir=data_dir, resume=resume, progress=True)
+    except KeyboardInterrupt:
+        typer.echo(f"Interrupted. Continue with: cheaplip train --resume --out {out}", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
+
+
+@app.command()
+def evaluate(
+    run: Annotated[Path, typer.Argument(help="A finished run folder; its result.json is written anew.")],
+    eps: Annotated[float | None, typer.Option(help="Radius of the attacks.")] = None,
+    noise: Annotated[float | None, typer.Option(help="Standard deviation of the Gaussian noise.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Steps of the attacks.")] = None,
+    restarts: Annotated[int | None, typer.Option(help="Random starts of the strong attack.")] = None,
+    attack_samples: Annotated[int | None, typer.Option(help="Test samples that are attacked.")] = None,
+    curve_samples: Annotated[int | None, typer.Option(help="Test samples of the accuracy-versus-eps curve.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Measure a finished run again: clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket."""
+    from .jobs import evaluate_run, read_job
+
+    given = {name: value for name, value in locals().items() if value is not None}
+    protocol = read_job(run).evaluation
+    if eps is not None:
+        protocol = protocol.scaled(eps)
+    changes = {name: given[name] for name in type(protocol).model_fields if name in given}
+    result = evaluate_run(run, protocol.model_copy(update=changes), data_dir=data_dir)
+    typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
+    out: Annotated[Path, typer.Option(help="Where index.html and the tables go.")],
+) -> None:
+    """Write a self-contained page and tables (Markdown, CSV, JSON) from run folders."""
+    from .report import print_summary, write_report
+
+    found = find_runs(runs)
+    page = write_report(found, out)
+    print_summary(found)
+    typer.echo(f"\nReport: {page.resolve()}")
+
+
+@data_app.command("list")
+def data_list(data_dir: DataDir = None) -> None:
+    """Every data set, what it is, and where it was found."""
+    from .data import catalogue
+
+    for entry in catalogue(data_dir):
+        typer.echo(f"{entry.name:14} {entry.about}; {entry.where or 'not here: `cheaplip data fetch ' + entry.name + '`'}")
+
+
+@data_app.command("fetch")
+def data_fetch(name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")], data_dir: DataDir = None) -> None:
+    """Download a data set, verified by checksum."""
+    from .data import fetch
+
+    typer.echo(f"{name}: {fetch(name, data_dir)}")
+
+
+@data_app.command("verify")
+def data_verify(name: Annotated[str, typer.Argument(help="A data set.")], data_dir: DataDir = None) -> None:
+    """Check every file of a data set against its published checksum."""
+    from .data import verify
+
+    checks = verify(name, data_dir)
+    for check in checks:
+        typer.echo(f"{check.file}: {check.problem or 'right'}" + (f" ({check.path})" if check.path else ""))
+    if any(check.problem for check in checks):
+        raise InputError(f"{name} as published", "the wrong or missing files above", f"Run `cheaplip data fetch {name}`.")
+
+
+def _job(given: dict[str, Any], interrupted: Any) -> Any:
+    """The job that the options describe; with `interrupted`, that job, unless the options contradict it."""
+    from .assessment import PROTOCOLS, Protocol
+    from .config import TrainConfig, configure
+    from .jobs import Job, ModelSpec
+
+    settings = {**_read_config(given.get("config")), **_plain(given, TrainConfig.model_fields)}
+    spec = {"name": given["model"]} if "model" in given else {}
+    spec |= _plain(given, ("activation", "output_activation"))
+    if "hidden" in given:
+        spec["hidden"] = _widths(given["hidden"])
+    if interrupted is not None:
+        contradicted = [
+            f"--{name.replace('_', '-')}" for name, value in settings.items() if getattr(interrupted.training, name) != value
+        ]
+        contradicted += [f"--{name}" for name, value in spec.items() if getattr(interrupted.model, name) != value]
+        if given.get("data", interrupted.data) != interrupted.data:
+            contradicted.append("--data")
+        if contradicted:
+            do = "Leave these options away: a run is resumed with the settings it was started with."
+            raise InputError("the settings of the interrupted run", f"other {', '.join(contradicted)}", do)
+        return interrupted
+    if "data" not in given:
+        raise InputError("--data", "none", "Give digits, mnist, fashion-mnist or a file.npz.")
+    preset = given["preset"].value
+    if preset == "paper" and spec.get("name", "mlp") == "mlp":
+        spec.setdefault("activation", "sigmoid")
+    training = configure(preset, **settings)
+    protocol = PROTOCOLS.get(given["data"], Protocol())
+    if "eps" in given:
+        protocol = protocol.scaled(given["eps"])
+    if "attack_samples" in given:
+        protocol = protocol.model_copy(update={"attack_samples": given["attack_samples"]})
+    training = training if "eps" in settings else training.model_copy(update={"eps": protocol.eps})
+    return Job(data=given["data"], model=ModelSpec(**spec), training=training, evaluation=protocol)
+
+
+def _plain(given: dict[str, Any], names: Any) -> dict[str, Any]:
+    return {name: given[name].value if isinstance(given[name], Enum) else given[name] for name in names if name in given}
+
+
+def _read_config(path: Path | None) -> dict[str, Any]:
+    return {} if path is None else read_json(path)
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(width) for width in text.split(","))
+    except ValueError:
+        raise InputError("widths such as 64,64", repr(text), "Separate whole numbers by commas.") from None
