@@ -70,6 +70,20 @@ def normalized_step(points: Points, gradients: Points, step_size: float | Tensor
     return u + move[:, 0], v + move[:, 1]
 
 
+def adapted(step_sizes: Tensor, before: Tensor, after: Tensor) -> Tensor:
+    """Step sizes of `normalized_step` after seeing what a step did: 1.1 times where the quotient rose, 1/1.3 where it fell.
+
+    Kept within [0.02, 1]: below, a pair would stand still; above, both points would jump past each other.
+
+    Args:
+        step_sizes: `(pairs,)`.
+        before: quotients before the step, `(pairs,)`; nan where none is known, which leaves the step size.
+        after: quotients after it, `(pairs,)`.
+    """
+    factor = torch.where(after > before, 1.1, torch.where(after < before, 1 / 1.3, 1.0))
+    return (step_sizes * factor).clamp(0.02, 1.0)
+
+
 def accepted_step(
     model: Model,
     points: Points,

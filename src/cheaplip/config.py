@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from .errors import InputError, require_known
+
+Record = TypeVar("Record", bound=BaseModel)
 
 
 class TrainConfig(BaseModel):
@@ -21,7 +24,7 @@ class TrainConfig(BaseModel):
     weight: FiniteFloat | None = Field(None, ge=0)
     """A constant weight instead of a target."""
     epochs: int = Field(30, ge=1)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     batch_size: int = Field(128, ge=1)
     """On each process."""
     optimizer: str = "SGD"
@@ -42,7 +45,10 @@ class TrainConfig(BaseModel):
 
     pair_kind: Literal["perturbed", "matched"] = "perturbed"
     pair_noise: FiniteFloat = Field(0.1, gt=0)
-    active: int = Field(16, ge=1)
+    active: int = Field(32, ge=1)
+    interval: int = Field(8, ge=1)
+    pool: int = Field(1000, ge=1)
+    renewal: FiniteFloat = Field(0.25, ge=0, le=1)
     reduction: Literal["mean", "max", "topk"] = "mean"
     power: Literal[1, 2] = 2
     k: int = Field(4, ge=1)
@@ -61,10 +67,19 @@ class TrainConfig(BaseModel):
     """For the method weight: |theta|^2 instead of |theta|."""
 
     @model_validator(mode="after")
-    def _one_of_target_and_weight(self) -> TrainConfig:
+    def _consistent(self) -> TrainConfig:
         if self.method != "standard" and (self.target is None) == (self.weight is None):
-            raise ValueError("give a target or a constant weight, one of the two, and set the other to None")
+            got = f"target {self.target} and weight {self.weight}"
+            raise InputError("a target or a constant weight, one of the two", got, "Set the other to None.")
+        if self.keep == "best-pgd" and self.epochs <= self.choose_after:
+            got = f"{self.epochs} epochs with {self.choose_after} of warm-up"
+            raise InputError("an epoch after the warm-up for keep='best-pgd'", got, "Train longer or keep the last epoch.")
         return self
+
+    @property
+    def choose_after(self) -> int:
+        """Epochs that best-pgd passes over: those before the method acts."""
+        return 0 if self.method == "standard" or self.target is None else self.warmup
 
     @property
     def start_weight(self) -> float:
@@ -80,6 +95,9 @@ PAPER = TrainConfig(
     schedule="constant",
     keep="best-pgd",
     active=500,
+    interval=1,
+    pool=6000,
+    renewal=0.0,
     reduction="max",
     power=1,
     ascent="accepted",
@@ -106,14 +124,31 @@ def configure(preset: str = "default", **options: Any) -> TrainConfig:
         InputError: an unknown preset or setting, or a value outside its range.
     """
     require_known("preset", preset, PRESETS)
+    return altered(PRESETS[preset], options)
+
+
+def altered(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
+    """`config` with some settings changed, as `configure` does it."""
     for name in options:
         require_known("a setting", name, TrainConfig.model_fields)
-    if options.get("weight") is not None:
-        options.setdefault("target", None)
+    values = {**config.model_dump(), **options}
+    if options.get("weight") is not None and "target" not in options:
+        values["target"] = None
+    return validated(TrainConfig, values)
+
+
+def validated(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """The record with these values; `InputError` naming the first field that is unknown or wrong."""
     try:
-        return TrainConfig(**{**PRESETS[preset].model_dump(), **options})
+        return kind(**values)
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ".".join(map(str, first["loc"])) or "settings"
-        got = repr(first["input"]) if first["loc"] else "both or none"
-        raise InputError(f"a valid {name}", got, first["msg"].removeprefix("Value error, ").capitalize() + ".") from None
+        raise refusal(error) from None
+
+
+def refusal(error: ValidationError) -> InputError:
+    """The first thing that a record refused."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):  # from a validator of ours
+        return cause
+    return InputError(f"a valid {'.'.join(map(str, first['loc']))}", repr(first["input"]), f"{first['msg']}.")

@@ -33,36 +33,47 @@ def reduce_quotients(quotient: Tensor, reduction: str, power: int, k: int = 1) -
 
 @dataclass
 class PairState:
-    """What the regularizer knows of its pairs; all tensors have a row for each pair."""
+    """What the regularizer knows of its pairs."""
 
     u: Tensor  # (pairs, *input)
     v: Tensor  # (pairs, *input)
-    step_size: Tensor  # (pairs,) of the ascent, adapted pair by pair where the rule does so
+    step_size: Tensor  # (pairs,) of the ascent, adapted pair by pair
     quotient: Tensor  # (pairs,) when last visited; inf before the first visit, so that new pairs count as hard
-    order: Tensor  # (pairs,) in which order this round visits the pairs
+    order: Tensor  # (pool,) the working pool, in the order in which this round visits it
+    before: Tensor  # (active,) quotients of the active pairs before their last ascent; nan where there was none
     cursor: int  # the active pairs are order[cursor : cursor + active]
+    calls: int  # of `step`, which tell the steps that have a penalty from those between
 
 
 class LipschitzRegularizer:
     r"""The penalty Lip(f, X_Lip)^power on active pairs that an adversarial update keeps steep. Source: (5), Algorithm 1.
 
     In a training loop, `loss + weight * regularizer()` before the backward pass, `regularizer.step()` after the
-    optimizer's step. The call evaluates m active pairs; the step turns to the next m pairs (all pairs are visited
-    once a round, in random order) and raises their quotients, so that the next penalty sees them freshly ascended.
+    optimizer's step. The penalty is lazy: every `interval`-th call evaluates m active pairs and returns `interval`
+    times their penalty, the calls between return 0. Before a penalty, the step turns to the next m pairs and raises
+    their quotients, so that the penalty sees them freshly ascended.
+
+    Pairs are visited in rounds through a working pool. A pair that is not visited for long goes stale: the network has
+    moved on, and its quotient is no longer a steep one. So the pool is small enough to come round often, and after each
+    round its least steep pairs make room for others of the set; the hardest pairs stay.
 
     Args:
         model: f, any `nn.Module` from `(n, *input)` to one tensor `(n, *output)`. Evaluated in evaluation mode; its
             modes, running statistics and the parameters' `.grad` are left as they were.
         pairs: X_Lip, moved to the model's device.
-        active: m, the pairs used in one step; all of them if there are fewer.
+        active: m, the pairs used in one penalty; all of them if there are fewer.
+        interval: a penalty every so many steps, weighted accordingly.
+        pool: pairs in the working pool; all of them if there are fewer.
+        renewal: share of the pool that is replaced after a round.
         reduction: `"mean"`, `"max"` (the paper's) or `"topk"` of the active pairs' quotients.
         power: 1 (the paper's) or 2.
         k: how many quotients `"topk"` averages.
-        ascent: `"normalized"` (a step of `step_size` |u - v|), `"printed"` (Algorithm 1, tau = `step_size`) or
-            `"accepted"` (the same, only where the quotient rises, with step sizes that adapt).
+        ascent: `"normalized"` (a step of `step_size` |u - v|; each pair's step size adapts), `"printed"` (Algorithm 1,
+            tau = `step_size`) or `"accepted"` (the same, only where the quotient rises; step sizes adapt).
         step_size: of the ascent; by default 0.3 for `"normalized"`, else 1.
         ascent_steps: ascent steps a visit.
-        domain: box (low, high) that the points must not leave.
+        domain: box (low, high) that the points must not leave; by default the box that the pairs span. Without one the
+            ascent would carry pairs away from all data, and their distances without bound.
         separation: pairs are kept at least this far apart, in units of their initial median distance.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
@@ -74,7 +85,7 @@ class LipschitzRegularizer:
     Example:
         >>> from cheaplip.pairs import PairSet
         >>> pairs = PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
-        >>> float(LipschitzRegularizer(lambda x: 3 * x, pairs)())
+        >>> float(LipschitzRegularizer(lambda x: 3 * x, pairs, interval=1)())
         9.0
     """
 
@@ -83,7 +94,10 @@ class LipschitzRegularizer:
         model: Model,
         pairs: PairSet,
         *,
-        active: int = 16,
+        active: int = 32,
+        interval: int = 8,
+        pool: int = 1000,
+        renewal: float = 0.25,
         reduction: str = "mean",
         power: int = 2,
         k: int = 4,
@@ -101,17 +115,20 @@ class LipschitzRegularizer:
         if power not in (1, 2):
             raise InputError("power to be 1 or 2", power, "The paper's is 1, the default 2.")
         step_size = DEFAULT_STEP_SIZE[ascent] if step_size is None else step_size
-        ranges = {"active": active, "k": k, "ascent_steps": ascent_steps, "step_size": step_size}
-        for name, value in {**ranges, "separation": separation}.items():
+        counts = {"active": active, "interval": interval, "pool": pool, "k": k, "ascent_steps": ascent_steps}
+        for name, value in {**counts, "step_size": step_size, "separation": separation}.items():
             if not value > 0:
                 raise InputError(f"{name} > 0", value, "Give a positive number.")
         if domain is not None and not domain[0] < domain[1]:
             raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
+        if not 0 <= renewal <= 1:
+            raise InputError("renewal in [0, 1]", renewal, "Give the share of the pool to replace after a round.")
         self.model = model
-        self.active = min(active, len(pairs))
+        self.pool = min(pool, len(pairs))
+        self.active, self.interval, self.renewal = min(active, self.pool), interval, renewal
         self.reduction, self.power, self.k = reduction, power, k
         self.ascent, self.ascent_steps = ascent, ascent_steps
-        self.domain = domain
+        self.domain = _span(pairs) if domain is None else domain
         self.input_norm, self.output_norm = check_exponent(input_norm), check_exponent(output_norm)
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
@@ -123,29 +140,38 @@ class LipschitzRegularizer:
         self.state = self._fresh_state(pairs)
 
     def __call__(self) -> Tensor:
-        """The penalty of the active pairs: a scalar with a graph to the parameters, `loss + weight * regularizer()`."""
+        """The penalty: a scalar, with a graph to the parameters when it is due, 0 on the steps between."""
+        if self.state.calls % self.interval:
+            return torch.zeros((), device=self._device)
         active = self._active
         quotient = self._quotient(self.state.u[active], self.state.v[active])
-        penalty = reduce_quotients(quotient, self.reduction, self.power, self.k)
+        penalty = self.interval * reduce_quotients(quotient, self.reduction, self.power, self.k)
         if not penalty.isfinite():
             self.skipped += 1
             return penalty.new_zeros(())
         self.state.quotient[active] = quotient.detach()
+        if self.ascent == "normalized":
+            # the parameters are those of the ascent: this pass tells, for free, whether the step paid
+            sizes = self.state.step_size[active]
+            self.state.step_size[active] = ascent.adapted(sizes, self.state.before, quotient.detach())
         return penalty
 
     def step(self) -> None:
-        """Turn to the next active pairs and raise their quotients (Algorithm 1) for the parameters as they are now."""
+        """If a penalty is due next, turn to the next active pairs and raise their quotients (Algorithm 1)."""
+        self.state.calls += 1
+        if self.state.calls % self.interval:
+            return
         self._rotate()
         active, state = self._active, self.state
         points = state.u[active], state.v[active]
         for _ in range(self.ascent_steps):
-            quotient, gradients = ascent.quotient_and_gradients(self.model, *points, self.input_norm, self.output_norm)
+            state.before, gradients = ascent.quotient_and_gradients(self.model, *points, self.input_norm, self.output_norm)
             if self.ascent == "accepted":
                 points, _, state.step_size[active] = ascent.accepted_step(
                     self.model,
                     points,
                     gradients,
-                    quotient,
+                    state.before,
                     state.step_size[active],
                     separation=self.separation,
                     domain=self.domain,
@@ -161,13 +187,16 @@ class LipschitzRegularizer:
     @torch.no_grad()
     def lower_bound(self, pairs: int = 256) -> float:
         """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
-        hardest = self.state.quotient.topk(min(pairs, len(self.state.quotient))).indices
+        seen = self.state.quotient.nan_to_num(posinf=0.0)  # pairs that were never visited are not known to be steep
+        hardest = seen.topk(min(pairs, len(seen))).indices
         return float(self._quotient(self.state.u[hardest], self.state.v[hardest]).max())
 
     def redraw(self) -> None:
         """Replace all pairs by fresh ones of the same recipe (the paper's regression does so every epoch)."""
         self._pairs = self._pairs.redrawn(self._generator)
+        calls = self.state.calls  # a lazy penalty keeps its beat
         self.state = self._fresh_state(self._pairs)
+        self.state.calls = calls
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
@@ -188,21 +217,34 @@ class LipschitzRegularizer:
         return self.state.order[self.state.cursor : self.state.cursor + self.active]
 
     def _rotate(self) -> None:
-        self.state.cursor += self.active
-        if self.state.cursor + self.active > len(self.state.order):
-            self.state.order = self._shuffled(len(self.state.order))
-            self.state.cursor = 0
+        state = self.state
+        state.cursor += self.active
+        if state.cursor + self.active <= len(state.order):
+            return
+        state.cursor = 0
+        kept = self.pool - min(int(self.renewal * self.pool), len(state.u) - self.pool)
+        outside = torch.ones(len(state.u), dtype=torch.bool, device=self._device)
+        outside[state.order] = False
+        hardest = state.order[state.quotient[state.order].topk(kept).indices]
+        others = outside.nonzero().squeeze(1)
+        others = others[self._shuffled(len(others))[: self.pool - kept]]
+        state.order = torch.cat([hardest, others])[self._shuffled(self.pool)]
 
     def _quotient(self, u: Tensor, v: Tensor) -> Tensor:
         return difference_quotient(self.model, u, v, self.input_norm, self.output_norm)
 
     def _fresh_state(self, pairs: PairSet) -> PairState:
         u, v = pairs.u.detach().to(self._device, copy=True), pairs.v.detach().to(self._device, copy=True)
-        of_each = u.new_ones(len(u), dtype=torch.float32)
-        return PairState(u, v, of_each * self._step_size, of_each * torch.inf, self._shuffled(len(u)), 0)
+        of_each = u.new_ones(len(u), dtype=torch.promote_types(u.dtype, torch.float32))
+        order = self._shuffled(len(u))[: self.pool]
+        return PairState(u, v, of_each * self._step_size, of_each * torch.inf, order, of_each[: self.active] * torch.nan, 0, 0)
 
     def _shuffled(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self._generator).to(self._device)
+
+
+def _span(pairs: PairSet) -> tuple[float, float]:
+    return float(min(pairs.u.min(), pairs.v.min())), float(max(pairs.u.max(), pairs.v.max()))
 
 
 def _device_of(model: Model, otherwise: torch.device) -> torch.device:
