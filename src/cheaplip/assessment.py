@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from .ascent import keep_valid, normalized_step, quotient_and_gradients
 from .bounds.bracket import lipschitz_bracket
 from .bounds.lower import lower_bound
+from .config import validated
 from .data import Dataset
 from .errors import UnsupportedModuleError
 from .norms import sample_norm
@@ -25,27 +27,32 @@ from .runs import write_atomic
 SHOWN_PAIRS = 4
 LIPSCHITZ_POINTS = 500  # test inputs from which the lower bound is searched
 
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
 
 class Protocol(BaseModel):
     """How a network is evaluated; see `evaluate_robustness` for the fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    eps: FiniteFloat = 2.0
-    noise: FiniteFloat = 1.0
-    iterations: int = 100
-    restarts: int = 1
-    attack_samples: int = 2000
-    curve: tuple[FiniteFloat, ...] = (0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0)
-    curve_samples: int = 500
+    eps: Positive = 2.0
+    noise: Positive = 1.0
+    iterations: PositiveInt = 100
+    restarts: PositiveInt = 1
+    attack_samples: PositiveInt = 2000
+    curve: tuple[Positive, ...] = Field((0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), strict=False)
+    curve_samples: PositiveInt = 500
 
-    def scaled(self, eps: float) -> Protocol:
-        """The same with another radius, the curve in proportion."""
-        curve = tuple(round(point * eps / self.eps, 4) for point in self.curve)
-        return self.model_copy(update={"eps": eps, "curve": curve})
+    def altered(self, options: Mapping[str, Any]) -> Protocol:
+        """The same with other fields, the curve in proportion to eps; `InputError` for a name or a value that is not valid."""
+        changed = validated(Protocol, {**self.model_dump(), **options})
+        if changed.eps == self.eps or "curve" in options:
+            return changed
+        curve = tuple(float(f"{point * changed.eps / self.eps:.4g}") for point in self.curve)
+        return changed.model_copy(update={"curve": curve})
 
 
-PROTOCOLS = {"digits": Protocol().scaled(0.75)}
+PROTOCOLS = {"digits": Protocol().altered({"eps": 0.75})}
 """Where the images are not 28x28: digits have 8x8 pixels and about a third of MNIST's norm, so eps is 0.75 there."""
 
 

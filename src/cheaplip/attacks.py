@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import torch
 from torch import Generator, Tensor
-from torch.nn.functional import cross_entropy
 
-from .norms import per_sample, sample_norm
+from .norms import per_sample, sample_norm, sample_unit
 from .quotient import Model
 
 Box = tuple[float, float]
@@ -30,8 +29,8 @@ def signed_pgd(
 ) -> Tensor:
     r"""Equation (14) of the CLIP paper: x_adv <- Pi(x_adv + step * sign(grad l)), from x, the last iterate.
 
-    Pi is the projection onto the L2 ball of radius `eps` round x (and then onto `box`, if given). The sign step is far
-    longer than eps in high dimension, so this is a weak attack, here to compare with the paper.
+    l is the cross-entropy. Pi is the projection onto the L2 ball of radius `eps` round x (and then onto `box`, if given).
+    The sign step is far longer than eps in high dimension, so this is a weak attack, here to compare with the paper.
 
     Args:
         model: the classifier, in evaluation mode already.
@@ -44,7 +43,7 @@ def signed_pgd(
     """
     adversarial = x
     for _ in range(iterations):
-        gradient, _ = _loss_gradient(model, adversarial, y)
+        gradient, _ = _ascent_direction(model, adversarial, y)
         adversarial = _project(adversarial + step * gradient.sign(), x, eps, box)
     return adversarial
 
@@ -82,16 +81,15 @@ def normalized_pgd(
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     standing = torch.arange(len(x), device=x.device)  # indices of the samples not fooled yet
     for _ in range(iterations):
-        gradient, wrong = _loss_gradient(model, adversarial[standing], y[standing])
-        fooled[standing] = wrong
-        standing, gradient = standing[~wrong], gradient[~wrong]
+        gradient, right = _ascent_direction(model, adversarial[standing], y[standing])
+        fooled[standing] = ~right
+        standing, gradient = standing[right], gradient[right]
         if len(standing) == 0:
             return adversarial, fooled
-        length = sample_norm(gradient)
-        direction = gradient / per_sample(torch.where(length > 0, length, 1.0), gradient)
-        adversarial[standing] = _project(adversarial[standing] + step * direction, x[standing], eps, box)
+        ahead = adversarial[standing] + step * sample_unit(gradient)
+        adversarial[standing] = _project(ahead, x[standing], eps, box)
     with torch.no_grad():
-        fooled[standing] = model(adversarial[standing]).argmax(1) != y[standing]
+        fooled[standing] = ~classified(model(adversarial[standing]), y[standing])
     return adversarial, fooled
 
 
@@ -100,16 +98,27 @@ def random_start(x: Tensor, eps: float, generator: Generator) -> Tensor:
     direction = torch.randn(x.shape, generator=generator).to(x)
     dimension = x[0].numel()
     radius = eps * torch.rand(len(x), generator=generator).to(x) ** (1 / dimension)
-    return x + per_sample(radius / sample_norm(direction), x) * direction
+    return x + per_sample(radius, x) * sample_unit(direction)
 
 
-def _loss_gradient(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradient of the summed cross-entropy with respect to x, and which samples are misclassified."""
+def classified(logits: Tensor, y: Tensor) -> Tensor:
+    """Which samples are classified as y, `(n,)` bool; nan is no classification."""
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
+def _ascent_direction(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of each sample's cross-entropy up to a positive factor, and which samples are classified as y.
+
+    With a = logsumexp of the other logits minus that of the label, the cross-entropy is log(1 + exp(a)): a has the same
+    ascent direction, but its gradient does not vanish where the network is sure, which would hide samples from attacks.
+    """
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x)
-        (gradient,) = torch.autograd.grad(cross_entropy(logits, y, reduction="sum"), x)
-    return gradient, logits.detach().argmax(1) != y
+        label = y[:, None]
+        rise = logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
+        (gradient,) = torch.autograd.grad(rise.sum(), x)
+    return gradient.nan_to_num(0.0), classified(logits.detach(), y)
 
 
 def _project(adversarial: Tensor, x: Tensor, eps: float, box: Box | None) -> Tensor:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .errors import CheaplipError, InputError
-from .runs import find_runs, read_json
+from .runs import find_runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetch it, verify it.")
@@ -23,40 +23,33 @@ DataDir = Annotated[
 ]
 
 
-class Method(str, Enum):
-    """What is added to the loss."""
-
-    standard = "standard"
-    weight = "weight"
-    clip = "clip"
-
-
-class Preset(str, Enum):
-    """Ours, or the paper's."""
-
-    default = "default"
-    paper = "paper"
-
-
 def main() -> None:
     """The entry point: our errors become one message and an exit code, never a traceback."""
     try:
-        app()
+        app(prog_name="cheaplip")
     except CheaplipError as error:
         print(f"cheaplip: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, InputError) else 1)
+    except OSError as error:  # such as a full disk
+        print(f"cheaplip: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("cheaplip"))
+        raise typer.Exit
 
 
 @app.callback()
 def about(
-    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
+    ] = False,
 ) -> None:
     """Train PyTorch networks with a small Lipschitz constant, cheaply (CLIP, SSVM 2021; nothing to do with OpenAI's CLIP)."""
-    if version:
-        from importlib.metadata import version as installed
-
-        typer.echo(installed("cheaplip"))
-        raise typer.Exit
 
 
 @app.command()
@@ -78,7 +71,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Run folder to write; must not hold another run.")],
     data: Annotated[str | None, typer.Option(help="digits, mnist, fashion-mnist, or FILE.npz with arrays X and y.")] = None,
     method: Annotated[
-        Method | None, typer.Option(help="What is added to the loss: nothing, |theta|, or Lip(f, X_Lip).")
+        str | None, typer.Option(help="standard, weight or clip: add nothing, |theta|, or Lip(f, X_Lip) to the loss.")
     ] = None,
     target: Annotated[
         float | None, typer.Option(help="Training accuracy in (0, 1), or loss for regression, to steer the weight to.")
@@ -86,7 +79,7 @@ def train(
     weight: Annotated[float | None, typer.Option(help="A constant weight (lambda, mu) instead of a target.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of the split, the initialisation, the batches, noise and attacks.")] = None,
-    preset: Annotated[Preset, typer.Option(help="Settings to start from: ours, or the paper's.")] = Preset.default,
+    preset: Annotated[str | None, typer.Option(help="Settings to start from: default (ours), or paper.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="Any class of torch.optim.")] = None,
@@ -96,7 +89,7 @@ def train(
     reduction: Annotated[str | None, typer.Option(help="Of the pairs' quotients: mean, max (the paper's) or topk.")] = None,
     power: Annotated[int | None, typer.Option(help="Of the quotients: 1 (the paper's) or 2.")] = None,
     ascent: Annotated[str | None, typer.Option(help="normalized, printed (Algorithm 1) or accepted.")] = None,
-    config: Annotated[Path | None, typer.Option(help="JSON file with any training settings; options win over it.")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,
     model: Annotated[str | None, typer.Option(help="mlp, cnn, or package.module:function(input_shape, outputs).")] = None,
     hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 64,64.")] = None,
     activation: Annotated[str | None, typer.Option(help="relu, sigmoid, tanh, softplus or elu.")] = None,
@@ -107,14 +100,18 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
 ) -> None:
     """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
-    from .jobs import read_job, run_job
+    given = {name: value for name, value in locals().items() if name not in ("out", "config", "data_dir", "resume")}
+    options = _options(given, config)
+    from .jobs import make_job, resumed_job, run_job
 
-    given = {name: value for name, value in locals().items() if value is not None}
-    job = _job(given, read_job(out) if resume else None)
+    job = resumed_job(out, options) if resume else make_job(options)
     try:
         result = run_job(job, out, data_dir=data_dir, resume=resume, progress=True)
     except KeyboardInterrupt:
-        typer.echo(f"Interrupted. Continue with: cheaplip train --resume --out {out}", err=True)
+        if (out / "config.json").exists():
+            again = f"cheaplip train --resume --out {shlex.quote(str(out))}"
+            again += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+            typer.echo(f"Interrupted. Continue with: {again}", err=True)
         raise typer.Exit(130) from None
     typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
 
@@ -131,14 +128,10 @@ def evaluate(
     data_dir: DataDir = None,
 ) -> None:
     """Measure a finished run again: clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket."""
-    from .jobs import evaluate_run, read_job
+    given = {name: value for name, value in locals().items() if name not in ("run", "data_dir")}
+    from .jobs import evaluate_run
 
-    given = {name: value for name, value in locals().items() if value is not None}
-    protocol = read_job(run).evaluation
-    if eps is not None:
-        protocol = protocol.scaled(eps)
-    changes = {name: given[name] for name in type(protocol).model_fields if name in given}
-    result = evaluate_run(run, protocol.model_copy(update=changes), data_dir=data_dir)
+    result = evaluate_run(run, _options(given), data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
 
 
@@ -168,7 +161,7 @@ def data_list(data_dir: DataDir = None) -> None:
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")], data_dir: DataDir = None) -> None:
     """Download a data set, verified by checksum."""
-    from .data import fetch
+    from .idx import fetch
 
     typer.echo(f"{name}: {fetch(name, data_dir)}")
 
@@ -185,49 +178,20 @@ def data_verify(name: Annotated[str, typer.Argument(help="A data set.")], data_d
         raise InputError(f"{name} as published", "the wrong or missing files above", f"Run `cheaplip data fetch {name}`.")
 
 
-def _job(given: dict[str, Any], interrupted: Any) -> Any:
-    """The job that the options describe; with `interrupted`, that job, unless the options contradict it."""
-    from .assessment import PROTOCOLS, Protocol
-    from .config import TrainConfig, configure
-    from .jobs import Job, ModelSpec
-
-    settings = {**_read_config(given.get("config")), **_plain(given, TrainConfig.model_fields)}
-    spec = {"name": given["model"]} if "model" in given else {}
-    spec |= _plain(given, ("activation", "output_activation"))
-    if "hidden" in given:
-        spec["hidden"] = _widths(given["hidden"])
-    if interrupted is not None:
-        contradicted = [
-            f"--{name.replace('_', '-')}" for name, value in settings.items() if getattr(interrupted.training, name) != value
-        ]
-        contradicted += [f"--{name}" for name, value in spec.items() if getattr(interrupted.model, name) != value]
-        if given.get("data", interrupted.data) != interrupted.data:
-            contradicted.append("--data")
-        if contradicted:
-            do = "Leave these options away: a run is resumed with the settings it was started with."
-            raise InputError("the settings of the interrupted run", f"other {', '.join(contradicted)}", do)
-        return interrupted
-    if "data" not in given:
-        raise InputError("--data", "none", "Give digits, mnist, fashion-mnist or a file.npz.")
-    preset = given["preset"].value
-    if preset == "paper" and spec.get("name", "mlp") == "mlp":
-        spec.setdefault("activation", "sigmoid")
-    training = configure(preset, **settings)
-    protocol = PROTOCOLS.get(given["data"], Protocol())
-    if "eps" in given:
-        protocol = protocol.scaled(given["eps"])
-    if "attack_samples" in given:
-        protocol = protocol.model_copy(update={"attack_samples": given["attack_samples"]})
-    training = training if "eps" in settings else training.model_copy(update={"eps": protocol.eps})
-    return Job(data=given["data"], model=ModelSpec(**spec), training=training, evaluation=protocol)
-
-
-def _plain(given: dict[str, Any], names: Any) -> dict[str, Any]:
-    return {name: given[name].value if isinstance(given[name], Enum) else given[name] for name in names if name in given}
-
-
-def _read_config(path: Path | None) -> dict[str, Any]:
-    return {} if path is None else read_json(path)
+def _options(given: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
+    """The settings in the file `config`, and those given on the command line, which win."""
+    settings = {name: value for name, value in given.items() if value is not None}
+    if "hidden" in settings:
+        settings["hidden"] = _widths(settings["hidden"])
+    if config is None:
+        return settings
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"a JSON file of settings, {config}", error, 'Write it like {"epochs": 30, "lr": 0.1}.') from None
+    if not isinstance(content, dict):
+        raise InputError(f"a JSON object of settings in {config}", type(content).__name__, 'Write {"name": value, ...}.')
+    return content | settings
 
 
 def _widths(text: str) -> tuple[int, ...]:

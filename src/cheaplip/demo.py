@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .assessment import PROTOCOLS
-from .config import configure
-from .jobs import Job, run_job
-from .runs import Run, claim_folder, find_runs
+from .errors import InputError
+from .jobs import make_job, run_job
+from .runs import Run, find_runs
 
 SEEDS = 3
 SETTINGS: dict[str, Any] = {"target": 0.97, "epochs": 60, "batch_size": 32, "lr": 0.05}
@@ -20,10 +19,11 @@ def run_demo(out: Path, *, progress: bool = False) -> list[Run]:
     Raises:
         InputError: `out` cannot be written or holds an earlier demo.
     """
-    claim_folder(out)
+    runs = out / "runs"
+    if runs.exists():
+        raise InputError("an output folder without an earlier demo", out, "Choose another --out, or remove that one.")
     for method in ("standard", "weight", "clip"):
         for seed in range(SEEDS):
-            training = configure(method=method, seed=seed, **SETTINGS)
-            job = Job(data="digits", training=training, evaluation=PROTOCOLS["digits"])
-            run_job(job, out / "runs" / f"{method}-{seed}", progress=progress)
-    return find_runs([out / "runs"])
+            job = make_job({"data": "digits", "method": method, "seed": seed, **SETTINGS})
+            run_job(job, runs / f"{method}-{seed}", progress=progress)
+    return find_runs([runs])

@@ -13,6 +13,8 @@ from .errors import InputError, require_known
 
 RULES = ("multiplicative", "additive")
 QUANTITIES = ("accuracy", "loss")
+FLOOR = 1e-6
+"""The multiplicative rule stays above this share of the initial weight: from far below it would take ages to climb back."""
 
 
 def additive_rule(weight: float, excess: float, increment: float) -> float:
@@ -91,9 +93,11 @@ class DiscrepancyPrinciple:
         if not smallest <= initial <= maximum:
             do = "The multiplicative rule cannot leave 0." if rule == "multiplicative" else "Raise the maximum."
             raise InputError(f"an initial weight from {smallest:g} to {maximum:g}", initial, do)
-        for name, value in {"increment": increment, "gain": gain, "damping": damping, "largest_step": largest_step}.items():
+        for name, value in {"increment": increment, "gain": gain, "largest_step": largest_step}.items():
             if not 0 < value < math.inf:
                 raise InputError(f"{name} > 0", value, "Give a positive number.")
+        if not 0 <= damping < math.inf:
+            raise InputError("damping >= 0", damping, "Use 0 for none.")
         if warmup < 0 or every < 1:
             raise InputError("warmup >= 0 and every >= 1", f"{warmup} and {every}", "Count them in calls of step.")
         self.target, self.rule, self.quantity = target, rule, quantity
@@ -101,7 +105,7 @@ class DiscrepancyPrinciple:
         self.gain, self.damping, self.largest_step = gain, damping, largest_step
         self.warmup, self.every, self.maximum = warmup, every, maximum
         self.calls = 0
-        self.excess = 0.0
+        self.excess: float | None = None  # at the last update
         self.started = warmup == 0
         self.weight = initial if self.started else 0.0
 
@@ -115,7 +119,7 @@ class DiscrepancyPrinciple:
         if between:
             return
         excess = value - self.target if self.quantity == "accuracy" else (self.target - value) / self.target
-        trend, self.excess = excess - self.excess, excess
+        trend, self.excess = 0.0 if self.excess is None else excess - self.excess, excess
         if not self.started:
             self.started = updates >= self.warmup and (self.rule == "additive" or excess >= 0)
             self.weight = self.initial if self.started else 0.0
@@ -126,6 +130,7 @@ class DiscrepancyPrinciple:
             weight = multiplicative_rule(
                 self.weight, excess, trend, gain=self.gain, damping=self.damping, largest_step=self.largest_step
             )
+            weight = max(weight, FLOOR * self.initial)
         self.weight = min(weight, self.maximum)
 
     def state_dict(self) -> dict[str, Any]:

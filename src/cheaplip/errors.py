@@ -31,10 +31,15 @@ class DivergenceError(CheaplipError, RuntimeError):
         super().__init__(f"training diverged in epoch {epoch}: {quantity} is not finite. {do}")
 
 
+def one_line(error: BaseException) -> str:
+    """Its message on one line, or its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """Raise `InputError` naming the nearest known spelling unless `name` is one of `known`."""
     names = sorted(known)
     if name not in names:
-        close = difflib.get_close_matches(name, names, n=1)
+        close = difflib.get_close_matches(str(name), names, n=1)
         hint = f"Did you mean {close[0]!r}?" if close else "Choose one of these."
         raise InputError(f"{kind} to be one of {', '.join(names)}", repr(name), hint)

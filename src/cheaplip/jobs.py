@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import math
 import sys
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from safetensors import SafetensorError
 from torch import nn
 
-from .assessment import Protocol, assess, example_pairs, write_pairs
-from .config import TrainConfig
+from .assessment import PROTOCOLS, Protocol, assess, example_pairs, write_pairs
+from .checkpoint import FILE as CHECKPOINT
+from .config import PRESETS, TrainConfig, altered, refusal, validated
 from .data import Dataset, load
-from .errors import InputError, require_known
+from .errors import InputError, one_line, require_known
 from .models import MODELS
+from .progress import activity_shown
 from .runs import SCHEMA, Json, claim_folder, read_json, write_json
+from .tasks import this_process
 from .training import fit
 
 CONFIG, RESULT, PAIRS, WEIGHTS = "config.json", "result.json", "pairs.npz", "model.safetensors"
@@ -29,44 +35,51 @@ CONFIG, RESULT, PAIRS, WEIGHTS = "config.json", "result.json", "pairs.npz", "mod
 class ModelSpec(BaseModel):
     """Which network: one of `models`, or the user's own by `package.module:function`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = "mlp"
     """`mlp`, `cnn`, or package.module:function, called with (input_shape, outputs)."""
-    hidden: tuple[int, ...] | None = None
+    hidden: tuple[int, ...] | None = Field(None, strict=False)
     activation: str | None = None
     output_activation: str | None = None
     """The last three: None for the network's own default; not for the user's own network."""
 
-    def build(self, data: Dataset) -> nn.Module:
-        """The network for this data set, freshly initialised from torch's global generator.
+    def build(self, data: Dataset, seed: int) -> nn.Module:
+        """The network for this data set, freshly initialised.
 
         Raises:
-            InputError: unknown names, or a function that cannot be imported or returns no module.
+            InputError: unknown names, or a function that cannot be imported, fails, or returns no module.
         """
         shape = tuple(data.train_x.shape[1:])
         outputs = data.classes or math.prod(data.train_y.shape[1:])
         options = {key: value for key, value in self.model_dump(exclude={"name"}).items() if value is not None}
-        if ":" not in self.name:
+        if ":" in self.name:
+            if options:
+                do = "Set widths and activations in your own function."
+                raise InputError(f"no {', '.join(options)} for a model of your own", options, do)
+            make = _import(self.name)
+        else:
             require_known("model (or package.module:function)", self.name, MODELS)
-            model: nn.Module = MODELS[self.name](shape, outputs, **options)
-            return model
-        if options:
-            do = "Set widths and activations in your own function."
-            raise InputError(f"no {', '.join(options)} for a model of your own", options, do)
-        model = _import(self.name)(shape, outputs)
+            make = MODELS[self.name]
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            try:
+                model = make(shape, outputs, **options)
+            except InputError:
+                raise
+            except Exception as error:  # anything may go wrong in the user's function
+                got = f"{type(error).__name__}: {one_line(error)}"
+                raise InputError(f"{self.name}({shape}, {outputs}) to build a network", got, "Correct it.") from error
         if not isinstance(model, nn.Module):
             raise InputError(f"{self.name} to return an nn.Module", type(model).__name__, "Return the network.")
         return model
 
-    def describe(self, data: Dataset) -> str:
-        """Such as `mlp 784-64-64-10 relu`."""
-        model = self.build(data)
+    def describe(self, model: nn.Module) -> str:
+        """What it built, such as `mlp 784-64-64-10 relu`."""
         if ":" in self.name:
             return self.name
-        layers = [layer for layer in model if isinstance(layer, (nn.Linear, nn.Conv2d))]  # type: ignore[attr-defined]
-        first = math.prod(data.train_x.shape[1:]) if self.name == "mlp" else data.train_x.shape[1]
-        widths = [first, *(getattr(layer, "out_features", getattr(layer, "out_channels", 0)) for layer in layers)]
+        layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+        widths = [layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers)]
         default = inspect.signature(MODELS[self.name]).parameters["activation"].default
         activation = (self.activation or default) + (f", output {self.output_activation}" if self.output_activation else "")
         return f"{self.name} {'-'.join(map(str, widths))} {activation}"
@@ -75,12 +88,73 @@ class ModelSpec(BaseModel):
 class Job(BaseModel):
     """All that decides a run; `config.json`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     data: str
     model: ModelSpec = ModelSpec()
     training: TrainConfig = TrainConfig()
     evaluation: Protocol = Protocol()
+
+    @field_validator("data")
+    @classmethod
+    def _found_from_anywhere(cls, data: str) -> str:
+        return str(Path(data).resolve()) if data.lower().endswith(".npz") else data
+
+
+SETTINGS = {"data", "preset", "model", *ModelSpec.model_fields, *TrainConfig.model_fields, *Protocol.model_fields} - {"name"}
+"""The names that `make_job` takes."""
+
+
+def make_job(options: Mapping[str, Any]) -> Job:
+    """The job that plain settings describe: `data`, `preset`, `model`, and fields of the three records by their names.
+
+    `eps` is the radius of the evaluation's attacks, its curve in proportion, and of the training's best-pgd.
+
+    Raises:
+        InputError: an unknown setting, a value outside its range, or no data.
+    """
+    for name in options:
+        require_known("a setting", name, SETTINGS)
+    if "data" not in options:
+        raise InputError("data", "none", "Give digits, mnist, fashion-mnist or a file.npz.")
+    preset = options.get("preset", "default")
+    require_known("preset", preset, PRESETS)
+    data = validated(Job, {"data": options["data"]}).data
+    evaluation = PROTOCOLS.get(data, Protocol())
+    training = altered(PRESETS[preset], {"eps": evaluation.eps})
+    model = ModelSpec(activation="sigmoid") if preset == "paper" and options.get("model", "mlp") == "mlp" else ModelSpec()
+    return _altered(Job(data=data, model=model, training=training, evaluation=evaluation), options)
+
+
+def resumed_job(folder: Path, options: Mapping[str, Any]) -> Job:
+    """The job of the run in `folder`; `InputError` if `options` contradict it."""
+    job = read_job(folder)
+    asked = make_job({"data": job.data, **options}) if "preset" in options else _altered(job, options)
+    if asked != job:
+        before, after = _flat(job), _flat(asked)
+        changed = ", ".join(sorted(name for name in before if before[name] != after[name]))
+        do = "Leave them away: a run is resumed with the settings it was started with."
+        raise InputError("the settings of the interrupted run", f"others for {changed}", do)
+    return job
+
+
+def _altered(job: Job, options: Mapping[str, Any]) -> Job:
+    def of(kind: type[BaseModel]) -> dict[str, Any]:
+        return {name: value for name, value in options.items() if name in kind.model_fields}
+
+    spec = of(ModelSpec) | ({"name": options["model"]} if "model" in options else {})
+    parts = {
+        "data": options.get("data", job.data),
+        "model": validated(ModelSpec, {**job.model.model_dump(), **spec}),
+        "training": altered(job.training, of(TrainConfig)),
+        "evaluation": job.evaluation.altered(of(Protocol)),
+    }
+    return validated(Job, parts)
+
+
+def _flat(job: Job) -> dict[str, Any]:
+    parts = {name: part.model_dump() for name, part in job if isinstance(part, BaseModel)}
+    return {"data": job.data, **{f"{part}.{name}": value for part, fields in parts.items() for name, value in fields.items()}}
 
 
 def read_job(folder: Path) -> Job:
@@ -88,57 +162,63 @@ def read_job(folder: Path) -> Job:
     content = read_json(folder / CONFIG)
     content.pop("schema", None)
     try:
-        return Job.model_validate(_tuples(content), strict=False)
+        return Job.model_validate_json(json.dumps(content))  # as JSON, in which a list may stand for a tuple
     except ValidationError as error:
-        first = error.errors()[0]
-        got = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-        raise InputError(f"a valid {folder / CONFIG}", got, "Start the run again with this version.") from None
+        do = "Start the run again with this version."
+        raise InputError(f"a valid {folder / CONFIG}", refusal(error), do) from None
 
 
 def run_job(job: Job, out: Path, *, data_dir: Path | None = None, resume: bool = False, progress: bool = False) -> Json:
     """Train, evaluate, and leave a complete run folder; returns the content of `result.json`.
 
     Raises:
-        InputError: what `fit`, `load`, `ModelSpec.build` and `claim_folder` refuse.
+        InputError: what `fit`, `load`, `ModelSpec.build` and `claim_folder` refuse; the folder can then be used again.
         DivergenceError: see `fit`; the checkpoint of the last good epoch stays in the folder.
     """
     data = load(job.data, data_dir)
-    torch.manual_seed(job.training.seed)
-    model = job.model.build(data)
-    claim_folder(out, resume=resume)
-    if not resume:
-        write_json(out / CONFIG, {"schema": SCHEMA, **job.model_dump()})
-    begun = (out / "checkpoint" / "state.pt").exists()
-    options = job.training.model_dump()
-    trained = fit(model, data, out=out, resume=resume and begun, progress=progress, **options)
-    result = {
-        **trained.result,
-        "data": data.name,
-        "data_checksum": data.checksum,
-        "model": job.model.describe(data),
-    }
-    result = _merge(result, assess(model, data, job.evaluation, seed=job.training.seed, pairs=trained.pairs))
-    if data.classes is not None:
-        write_pairs(out / PAIRS, example_pairs(model, data))
+    model = job.model.build(data, job.training.seed)
+    main = this_process().is_main_process
+    if main:
+        claim_folder(out, resume=resume)
+        if not resume:
+            write_json(out / CONFIG, {"schema": SCHEMA, **job.model_dump()})
+    begun = (out / CHECKPOINT).exists()
+    try:
+        trained = fit(model, data, out=out, resume=resume and begun, progress=progress, **job.training.model_dump())
+    except Exception:
+        if main and not (out / CHECKPOINT).exists():
+            (out / CONFIG).unlink()  # nothing to resume: the folder is free again
+        raise
+    if not main:
+        return trained.result
+    result = {**trained.result, "data": data.name, "data_checksum": data.checksum, "model": job.model.describe(model)}
+    with activity_shown(f"{job.training.method}, seed {job.training.seed}: evaluation") if progress else nullcontext():
+        result = _merge(result, assess(model, data, job.evaluation, seed=job.training.seed, pairs=trained.pairs))
+        if data.classes is not None:
+            write_pairs(out / PAIRS, example_pairs(model, data))
     write_json(out / RESULT, result)
     return result
 
 
-def evaluate_run(folder: Path, protocol: Protocol | None = None, *, data_dir: Path | None = None) -> Json:
-    """Measure a finished run again, by another protocol if one is given, and write its `result.json` anew.
+def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | None = None, progress: bool = False) -> Json:
+    """Measure a finished run again, with some fields of its `Protocol` changed, and write its `result.json` anew.
 
     Raises:
-        InputError: the folder holds no finished run, or weights that do not fit its model.
+        InputError: a value outside its range, a folder that holds no finished run, weights that do not fit the model.
     """
-    job, result = read_job(folder), read_json(folder / RESULT)
-    data = load(job.data, data_dir)
-    model = job.model.build(data)
+    job = read_job(folder)
+    protocol = job.evaluation.altered(options)
+    if not (folder / RESULT).exists():
+        raise InputError(f"a finished run in {folder}", "one without result.json", "Finish it with `cheaplip train --resume`.")
+    result, data = read_json(folder / RESULT), load(job.data, data_dir)
+    model = job.model.build(data, job.training.seed)
     try:
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
-        got = str(error).splitlines()[0]
-        raise InputError(f"the run's weights in {folder / WEIGHTS}", got, "Train the run again.") from None
-    result = _merge(result, assess(model, data, protocol or job.evaluation, seed=job.training.seed))
+        raise InputError(f"the run's weights in {folder / WEIGHTS}", one_line(error), "Train the run again.") from None
+    model.to(this_process().device)
+    with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
+        result = _merge(result, assess(model, data, protocol, seed=job.training.seed))
     write_json(folder / RESULT, result)
     return result
 
@@ -153,13 +233,6 @@ def _import(path: str) -> Any:
         sys.path.insert(0, "")  # a script beside the user, as `python -m` would find it
     try:
         return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        do = "Give package.module:function, importable from this folder."
-        raise InputError(f"a function at {path}", error, do) from None
-
-
-def _tuples(value: Any) -> Any:
-    """JSON has no tuples; the records want them where they are not tables."""
-    if isinstance(value, dict):
-        return {key: _tuples(item) for key, item in value.items()}
-    return tuple(value) if isinstance(value, list) else value
+    except Exception as error:  # importing runs the user's code
+        got = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"a function at {path}", got, "Give package.module:function, importable from this folder.") from error

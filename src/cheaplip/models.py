@@ -70,10 +70,11 @@ def cnn(
     Raises:
         InputError: an input that is not an image of at least 4x4, not three widths, an unknown activation.
     """
-    if len(input_shape) != 3 or min(input_shape[1:]) < 4:
-        raise InputError("images (channels, height, width) of at least 4x4", tuple(input_shape), "Use the mlp instead.")
-    if len(hidden) != 3 or min(hidden) < 1:
-        raise InputError("three widths >= 1", tuple(hidden), "Give two numbers of channels and one dense width.")
+    if len(input_shape) != 3 or min(input_shape[1:]) < 4 or input_shape[0] < 1:
+        raise InputError("images (channels, height, width) of at least 1x4x4", tuple(input_shape), "Use the mlp instead.")
+    if len(hidden) != 3 or min(*hidden, outputs) < 1:
+        do = "Give two numbers of channels, one dense width and the outputs."
+        raise InputError("three widths and a number of outputs >= 1", f"{tuple(hidden)} and {outputs}", do)
     channels, height, width = input_shape
     first, second, dense = hidden
     return nn.Sequential(

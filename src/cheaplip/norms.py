@@ -34,8 +34,28 @@ def sample_norm(x: Tensor, p: float = 2) -> Tensor:
         >>> sample_norm(torch.tensor([[3.0, 4.0], [0.0, 0.0]])).tolist()
         [5.0, 0.0]
     """
-    norm: Tensor = torch.linalg.vector_norm(x.reshape(len(x), -1), ord=check_exponent(p), dim=1)
+    p, x = check_exponent(p), x.reshape(len(x), math.prod(x.shape[1:]))
+    norm: Tensor
+    if p in (1, 2, math.inf):
+        norm = torch.linalg.vector_norm(x, ord=p, dim=1)
+        return norm
+    # other powers leave the range of floats early: 0.001 ** 20 is 0 in float32
+    largest = torch.linalg.vector_norm(x.detach(), ord=math.inf, dim=1)
+    norm = largest * torch.linalg.vector_norm(x / torch.where(largest > 0, largest, 1.0)[:, None], ord=p, dim=1)
     return norm
+
+
+def sample_unit(x: Tensor) -> Tensor:
+    """Every sample divided by its 2-norm, `(n, *shape)`; 0 stays 0. Safe where squares of the entries underflow."""
+    for p in (math.inf, 2.0):
+        length = sample_norm(x, p)
+        x = x / per_sample(torch.where(length > 0, length, 1.0), x)
+    return x
+
+
+def all_finite(x: Tensor) -> bool:
+    """Whether x has no nan and no inf: one pass without a mask as large as a data set. True for no entries."""
+    return x.numel() == 0 or bool(torch.stack(x.aminmax()).isfinite().all())
 
 
 def dual_exponent(p: float) -> float:

@@ -13,7 +13,7 @@ import torch
 from torch import Generator, Tensor
 
 from .errors import InputError
-from .norms import sample_norm
+from .norms import all_finite, sample_norm
 
 Draw = Callable[[Generator], tuple[Tensor, Tensor]]
 """Makes the points u and v of a pair set from a source of randomness."""
@@ -36,8 +36,9 @@ class PairSet:
             got = f"shapes {tuple(self.u.shape)} and {tuple(self.v.shape)}"
             raise InputError("u and v of one shape (pairs, *input) with at least one pair", got, "Give at least one pair.")
         if not (self.u.is_floating_point() and self.v.is_floating_point()):
-            raise InputError("pairs of floating-point inputs", f"{self.u.dtype}", "Convert the inputs with .float().")
-        if not (self.u.isfinite().all() and self.v.isfinite().all()):
+            got = f"{self.u.dtype} and {self.v.dtype}"
+            raise InputError("pairs of floating-point inputs", got, "Convert the inputs with .float().")
+        if not (all_finite(self.u) and all_finite(self.v)):
             raise InputError("finite pairs", "nan or inf", "Remove the samples with missing values.")
         same = int((sample_norm(self.u - self.v) == 0).sum())
         if same:
@@ -101,7 +102,8 @@ def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int 
         InputError: an empty box, n < 1, noise <= 0.
     """
     _positive("noise", noise)
-    _positive("n", n)
+    if not (isinstance(n, int) and n >= 1):
+        raise InputError("a whole number n >= 1 of pairs", n, "Give the number of pairs to draw.")
     low, high = torch.as_tensor(low), torch.as_tensor(high)
     if low.shape != high.shape or not bool((low < high).all()):
         raise InputError("corners of one shape with low < high in every entry", f"{low} and {high}", "Swap or widen them.")

@@ -16,9 +16,11 @@ def weight_norm(model: nn.Module, *, squared: bool = False) -> Tensor:
         squared: |theta|^2 (weight decay) instead of |theta|.
 
     Returns:
-        A scalar with a graph; its gradient at theta = 0 is 0.
+        A scalar with a graph; its gradient at theta = 0 is 0. Without trainable parameters, 0.
     """
     parts: list[Tensor] = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not parts:
+        return torch.zeros(())
     norms = torch.stack(torch._foreach_norm(parts))
     return norms.square().sum() if squared else torch.linalg.vector_norm(norms)
 

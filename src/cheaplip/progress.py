@@ -29,6 +29,19 @@ def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
         yield lambda row: bar.update(task, completed=row["epoch"], metrics=describe(row))
 
 
+@contextmanager
+def activity_shown(title: str) -> Iterator[None]:
+    """For what has no steps to count: a spinner on a terminal, one plain line elsewhere; on standard error."""
+    if not sys.stderr.isatty():
+        print(title, file=sys.stderr, flush=True)
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(title):
+        yield
+
+
 def describe(row: Mapping[str, Any]) -> str:
     """Loss, accuracy, weight and current lower bound, those that the record has."""
     shown = (

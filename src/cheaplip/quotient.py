@@ -30,14 +30,21 @@ Model = Callable[[Tensor], Tensor]
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode inside, every module's own mode restored after; running statistics stay untouched."""
-    switched = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    for module in switched:
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    recurrent = [(module, module.dropout) for module in modules if isinstance(module, nn.RNNBase)]
+    for module in modules:
         module.training = False
+    for module, _ in recurrent:
+        # cuDNN differentiates recurrent layers in training mode only; without dropout that is the same function
+        module.training, module.dropout = True, 0.0
     try:
         yield
     finally:
-        for module in switched:
-            module.training = True
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for module, dropout in recurrent:
+            module.dropout = dropout
 
 
 def forward(model: Model, x: Tensor) -> Tensor:
@@ -48,8 +55,7 @@ def forward(model: Model, x: Tensor) -> Tensor:
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         do = "Wrap the model so that its forward returns that tensor alone."
         raise InputError(f"the model to return one tensor with {len(x)} rows", got, do)
-    # half-precision outputs of close inputs differ by rounding alone: subtract in float32
-    return output if output.dtype == torch.float64 else output.float()
+    return _wide(output)
 
 
 def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
@@ -67,7 +73,8 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
         gives 0: it bounds nothing. Each value is a lower bound of Lip(f) up to floating-point rounding.
 
     Raises:
-        InputError: u and v differ in shape, or the model does not return one tensor with a row for each input.
+        InputError: u and v differ in shape or are not floats, or the model does not return one tensor with a row for
+            each input.
 
     Source: equation (5) of the CLIP paper.
 
@@ -78,8 +85,11 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
     if u.shape != v.shape:
         do = "A pair is two inputs of one shape."
         raise InputError("u and v of one shape", f"{tuple(u.shape)} and {tuple(v.shape)}", do)
+    if u.dim() == 0 or not (u.is_floating_point() and v.is_floating_point()):
+        do = "Convert the inputs with .float()."
+        raise InputError("points (pairs, *input) of floating-point type", f"shape {tuple(u.shape)} of {u.dtype}", do)
     output_u, output_v = forward(model, torch.cat([u, v])).chunk(2)
-    return quotient_of(output_u - output_v, u - v, input_norm, output_norm)
+    return quotient_of(output_u - output_v, _wide(u) - _wide(v), input_norm, output_norm)
 
 
 def quotient_of(rise: Tensor, gap: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
@@ -88,3 +98,8 @@ def quotient_of(rise: Tensor, gap: Tensor, input_norm: float = 2, output_norm: f
     apart = distance > 0
     # the inner `where` keeps 0/0 out of the backward pass, the outer one out of the value
     return torch.where(apart, sample_norm(rise, output_norm) / torch.where(apart, distance, 1.0), 0.0)
+
+
+def _wide(x: Tensor) -> Tensor:
+    # half-precision values of close inputs differ by rounding alone: subtract in float32
+    return x if x.dtype == torch.float64 else x.float()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
 
-from .attacks import Box, gaussian_noise, normalized_pgd, random_start, signed_pgd
+from .attacks import Box, classified, gaussian_noise, normalized_pgd, random_start, signed_pgd
 from .errors import InputError
+from .norms import all_finite
 from .quotient import Model, evaluating, forward
 
 CHUNK = 500
@@ -35,13 +37,13 @@ def check_classifier(model: Model, x: Tensor, y: Tensor) -> int:
     if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0:
         got = f"x {tuple(x.shape)}, y {tuple(y.shape)} of {y.dtype}"
         raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, "Give one class number a sample.")
-    if not x.isfinite().all():
+    if not all_finite(x):
         raise InputError("finite inputs", "nan or inf", "Remove or impute the samples with missing values.")
     with torch.no_grad():
         outputs = forward_checked(model, x[:1])
-    if outputs.dim() != 2 or outputs.shape[1] <= int(y.max()) or int(y.min()) < 0:
+    if outputs.dim() != 2 or outputs.shape[1] < 2 or outputs.shape[1] <= int(y.max()) or int(y.min()) < 0:
         got = f"outputs {tuple(outputs.shape)} and labels {int(y.min())} to {int(y.max())}"
-        raise InputError("a model with one output for each class 0, 1, ...", got, "Give the last layer more outputs.")
+        raise InputError("a model with one output for each of the classes 0, 1, ...", got, "Give the last layer more outputs.")
     return int(outputs.shape[1])
 
 
@@ -49,18 +51,16 @@ def forward_checked(model: Model, x: Tensor) -> Tensor:
     """f(x), a shape that the model cannot take turned into an `InputError`."""
     try:
         return forward(model, x)
-    except RuntimeError as error:  # torch's message for shapes that do not fit
-        message = str(error).splitlines()[0]
-        raise InputError(
-            "a model that takes these inputs", f"inputs {tuple(x.shape)}: {message}", "Fit one to the other."
-        ) from error
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:  # torch's messages for shapes that do not fit
+        got = f"inputs {tuple(x.shape)}: {str(error).partition(chr(10))[0]}"
+        raise InputError("a model that takes these inputs", got, "Fit one to the other.") from error
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor) -> float:
     """Share of x, `(n, *input)`, whose largest output is at the label y, `(n,)`; evaluation mode."""
-    with torch.no_grad():
-        right = sum((forward(model, xs).argmax(1) == ys).sum() for xs, ys in _chunks(x, y))
-    return float(right) / len(y)
+    return int(_right(model, x, y).sum()) / len(y)
 
 
 def evaluate_robustness(
@@ -97,25 +97,28 @@ def evaluate_robustness(
         seed: of noise and random starts.
 
     Raises:
-        InputError: inputs, labels and model that do not fit, a radius <= 0, counts < 1.
+        InputError: inputs, labels and model that do not fit, inputs outside the domain, a radius <= 0, counts < 1.
     """
-    for name, value in {"eps": eps, "noise": noise, **{f"curve point {e}": e for e in curve}}.items():
-        if not value > 0:
-            raise InputError(f"{name} > 0", value, "Give a positive radius in units of the inputs.")
+    step = eps / 8 if step is None else step
+    for name, value in {"eps": eps, "noise": noise, "step": step, **{f"curve point {e}": e for e in curve}}.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"a finite {name} > 0", value, "Give a positive number in units of the inputs.")
     counts = {"iterations": iterations, "restarts": restarts, "samples": attack_samples, "curve samples": curve_samples}
     for name, count in counts.items():
         if count < 1:
             raise InputError(f"{name} >= 1", count, "Give a positive number.")
     check_classifier(model, x, y)
-    step = eps / 8 if step is None else step
+    if domain is not None and not (domain[0] <= x.amin() and x.amax() <= domain[1]):
+        got = f"{domain} and inputs from {float(x.amin()):g} to {float(x.amax()):g}"
+        raise InputError("a domain (low, high) that holds all inputs", got, "Give the inputs' box, or None for no box.")
     generator = torch.Generator().manual_seed(seed)
     attacked, curved = slice(0, attack_samples), slice(0, curve_samples)
     with evaluating(model):
         noisy, clamped = _noise_accuracies(model, x, y, noise, generator, domain)
-        pgd = sum(
-            accuracy(model, signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations), ys) * len(ys)
-            for xs, ys in _chunks(x[attacked], y[attacked])
-        ) / len(y[attacked])
+        signed = [
+            signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations) for xs, ys in _chunks(x[attacked], y[attacked])
+        ]
+        pgd = accuracy(model, torch.cat(signed), y[attacked])
         strong = _standing(model, x[attacked], y[attacked], [eps] * restarts, iterations, domain, generator, step)[-1]
         radii = sorted(curve)
         along = _standing(model, x[curved], y[curved], radii, iterations, domain, generator)
@@ -132,11 +135,11 @@ def evaluate_robustness(
 def _noise_accuracies(
     model: Model, x: Tensor, y: Tensor, sigma: float, generator: Generator, domain: Box | None
 ) -> tuple[float, float]:
-    right = clamped_right = 0.0
+    right = clamped_right = 0
     for xs, ys in _chunks(x, y):
         noisy = gaussian_noise(xs, sigma, generator)
-        right += accuracy(model, noisy, ys) * len(ys)
-        clamped_right += accuracy(model, noisy if domain is None else noisy.clamp(*domain), ys) * len(ys)
+        right += int(_right(model, noisy, ys).sum())
+        clamped_right += int(_right(model, noisy if domain is None else noisy.clamp(*domain), ys).sum())
     return right / len(y), clamped_right / len(y)
 
 
@@ -150,8 +153,8 @@ def _standing(
     generator: Generator,
     step: float | None = None,
 ) -> list[float]:
-    """Share of samples that no strong attack so far has fooled, after the attack at each of the radii in turn."""
-    standing = torch.ones(len(y), dtype=torch.bool, device=y.device)
+    """Share of samples, right as they are, that no strong attack so far has fooled, after each of the radii in turn."""
+    standing = _right(model, x, y)
     shares = []
     for eps in radii:
         start = random_start(x, eps, generator)
@@ -167,8 +170,13 @@ def _standing(
                 start=start[index],
             )
             standing[index] = ~fooled
-        shares.append(float(standing.float().mean()))
+        shares.append(int(standing.sum()) / len(y))
     return shares
+
+
+@torch.no_grad()
+def _right(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    return torch.cat([classified(forward(model, xs), ys) for xs, ys in _chunks(x, y)])
 
 
 def _chunks(x: Tensor, y: Tensor) -> zip[tuple[Tensor, Tensor]]:

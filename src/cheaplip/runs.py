@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def read_json(path: Path) -> Json:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"a file {path}", "nothing there", "Give the folder that `cheaplip train --out` wrote.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path} to be readable JSON", error, "The file is damaged; run the training again.") from None
     if not isinstance(content, dict):
         raise InputError(f"{path} to hold a JSON object", type(content).__name__, "Give a file that cheaplip wrote.")
@@ -78,24 +79,24 @@ def read_run(folder: Path) -> Run:
     try:
         lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
         history = [json.loads(line) for line in lines]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / 'metrics.jsonl'} with one JSON object a line", error, "Train again.") from None
     return Run(folder, read_json(folder / "config.json"), result, history)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
-    """Every finished run in `paths`: a run folder itself, or any folder below which there are some.
+    """Every finished run in `paths`, once: a run folder itself, or any folder below which there are some.
 
     Raises:
         InputError: a path holds no finished run.
     """
-    runs = []
+    runs: dict[Path, Run] = {}
     for path in paths:
         folders = sorted(file.parent for file in path.rglob("result.json")) if path.is_dir() else []
         if not folders:
             raise InputError("a run folder (one with result.json) or a folder of them", path, "Train one first.")
-        runs += [read_run(folder) for folder in folders]
-    return runs
+        runs |= {folder.resolve(): read_run(folder) for folder in folders}
+    return list(runs.values())
 
 
 def claim_folder(folder: Path, *, resume: bool = False) -> None:
@@ -105,12 +106,12 @@ def claim_folder(folder: Path, *, resume: bool = False) -> None:
         InputError: it is not a folder, not writable, or holds another run.
     """
     do = "Choose another --out, or --resume to continue the run there."
-    if not resume and (folder / "config.json").exists():
-        raise InputError("an output folder without a run in it", folder, do)
     try:
+        if not resume and (folder / "config.json").exists():
+            raise InputError("an output folder without a run in it", folder, do)
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomic(folder / "probe", lambda temporary: temporary.touch())
-        (folder / "probe").unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass  # it can be written
     except OSError as error:
         raise InputError(f"an output folder that can be written, {folder}", error.strerror or error, do) from None
 

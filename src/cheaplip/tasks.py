@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
+from torch.utils.data import DataLoader
 
 from .config import TrainConfig
 from .data import Dataset
-from .errors import InputError
+from .errors import InputError, one_line
+from .norms import all_finite
+from .pairs import PairSet
 from .quotient import forward
 from .robustness import check_classifier, forward_checked
 
-Data = Dataset | tuple[Tensor, Tensor] | torch.utils.data.DataLoader[Any]
+Data = Dataset | tuple[Tensor, Tensor] | DataLoader[Any]
 
 
 @dataclass(frozen=True)
@@ -30,13 +33,19 @@ class Parts:
 
 
 def split(n: int, *, pair_share: float, validation_share: float, seed: int) -> Parts:
-    """Split n samples at random; `InputError` if a part would have less than two."""
+    """Split n samples at random; `InputError` if a part would have less than two, unless its share is 0."""
     pairs, validation = round(n * pair_share), round(n * validation_share)
-    if min(pairs, validation, n - pairs - validation) < 2:
+    sizes = ((n - pairs - validation, 1.0), (pairs, pair_share), (validation, validation_share))
+    if any(size < 2 for size, share in sizes if share > 0):
         got = f"{n} samples: {n - pairs - validation} to fit, {pairs} for pairs, {validation} for validation"
         raise InputError("two samples at least in every part of the training set", got, "Give more data or larger shares.")
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
     return Parts(order[pairs + validation :], order[:pairs], order[pairs : pairs + validation])
+
+
+def this_process() -> Accelerator:
+    """The device to train on and the processes beside this one; without accelerators, those of torchrun on the CPU."""
+    return Accelerator(cpu=not torch.accelerator.is_available())
 
 
 class TensorBatches:
@@ -65,9 +74,32 @@ class TensorBatches:
             yield self._x[index], self._y[index]
 
     def all(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Every sample once, in order."""
-        for index in self.indices.split(1000):
+        """Every sample once, in order; on several processes, every sample of this one's share."""
+        for index in self.indices[self._rank :: self._processes].split(1000):
             yield self._x[index], self._y[index]
+
+
+class LoaderBatches:
+    """The batches of a DataLoader, shuffled in an order that depends on the seed and the epoch alone, too."""
+
+    def __init__(self, loader: DataLoader[Any], *, seed: int, accelerator: Accelerator) -> None:
+        self._prepared = accelerator.prepare(loader)
+        # None: the sampler uses torch's global generator, which `fit` seeds for every epoch
+        self._generator: torch.Generator | None = getattr(loader.sampler, "generator", None)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch."""
+        if self._generator is not None:
+            self._generator.manual_seed(epoch_seed(self._seed, epoch))
+        return iter(self._prepared)
+
+    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample once; on several processes, every sample of this one's share."""
+        return iter(self._prepared)
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
@@ -79,7 +111,7 @@ def epoch_seed(seed: int, epoch: int) -> int:
 class Task:
     """What is trained on: fitting batches, validation samples, inputs for pairs, and the loss that goes with the labels."""
 
-    batches: Any  # TensorBatches, or a DataLoader
+    batches: TensorBatches | LoaderBatches
     validation: tuple[Tensor, Tensor] | None
     pair_inputs: Tensor | None  # (n, *input)
     domain: tuple[float, float] | None
@@ -89,40 +121,68 @@ class Task:
         """Mean cross-entropy for class labels, mean squared error for real ones."""
         return cross_entropy(outputs, y) if self.classification else mse_loss(outputs, y)
 
-    def epoch(self, epoch: int) -> Any:
-        """The batches of one epoch."""
-        return self.batches.epoch(epoch) if isinstance(self.batches, TensorBatches) else self.batches
-
     @torch.no_grad()
-    def measure(self, model: nn.Module) -> float:
-        """A(f; T), the accuracy on the fitting part in evaluation mode; for regression, the mean squared error."""
-        value = 0.0
+    def measure(self, model: nn.Module, accelerator: Accelerator) -> tuple[float, int]:
+        """A(f; T), the accuracy on the fitting part in evaluation mode (for regression, the loss), and its n."""
+        total, n = 0.0, 0
         for x, y in self.batches.all():
             outputs = forward(model, x)
-            value += float((outputs.argmax(1) == y).sum() if self.classification else self.loss(outputs, y) * len(y))
-        return value / len(self.batches.indices)
+            total += float((outputs.argmax(1) == y).sum() if self.classification else self.loss(outputs, y) * len(y))
+            n += len(y)
+        total, n = accelerator.reduce(torch.tensor([total, n], device=accelerator.device)).tolist()
+        return total / n, round(n)
 
 
 def make_task(
     data: Data,
     model: nn.Module,
     config: TrainConfig,
-    validation: tuple[Tensor, Tensor] | None,
     accelerator: Accelerator,
+    *,
+    pairs: PairSet | None = None,
+    validation: tuple[Tensor, Tensor] | None = None,
 ) -> Task:
-    """The task that the data make, on the accelerator's device; `InputError` if data and model do not fit."""
+    """The task that the data make, on the accelerator's device; nothing is held out for what is given.
+
+    Raises:
+        InputError: data and model do not fit, or there is nothing to choose the checkpoint on where that is asked for.
+    """
     device = accelerator.device
+    if isinstance(data, DataLoader):
+        task = _loader_task(data, model, config, accelerator)
+    else:
+        shares = {
+            "pair_share": 0.0 if pairs is not None else config.pair_share,
+            "validation_share": 0.0 if validation is not None else config.validation_share,
+        }
+        task = _tensor_task(data, model, config, accelerator, shares)
     if validation is not None:
-        validation = validation[0].to(device), validation[1].to(device)
-    if isinstance(data, torch.utils.data.DataLoader):
-        x, y = next(iter(data))
-        classification = _check(model, x.to(device), y.to(device))
-        return Task(accelerator.prepare(data), validation, None, None, classification)
+        x, y = validation[0].to(device), validation[1].to(device)
+        task = replace(task, validation=(x, y))
+        if _fits(model, x, y) != task.classification:
+            raise InputError("validation labels like the training's", validation[1].dtype, "Give both the same type.")
+    if config.keep == "best-pgd" and not (task.classification and task.validation):
+        do = "Give validation samples, or keep the last epoch."
+        raise InputError("classification with a validation part for keep='best-pgd'", "neither or one", do)
+    return task
+
+
+def _tensor_task(
+    data: Dataset | tuple[Tensor, Tensor],
+    model: nn.Module,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    shares: Mapping[str, float],
+) -> Task:
+    device = accelerator.device
     x, y = (data.train_x, data.train_y) if isinstance(data, Dataset) else data
-    domain = data.domain if isinstance(data, Dataset) else None
     x, y = x.to(device), y.to(device)
-    classification = _check(model, x, y)
-    parts = split(len(x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
+    classification = _fits(model, x, y)
+    domain = None
+    if isinstance(data, Dataset):
+        domain = data.domain
+        _fits(model, data.test_x.to(device), data.test_y.to(device))  # now, not when it is evaluated after an hour
+    parts = split(len(x), **shares, seed=config.seed)
     batches = TensorBatches(
         x,
         y,
@@ -132,21 +192,32 @@ def make_task(
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    held_out = (x[parts.validation], y[parts.validation]) if validation is None else validation
-    return Task(batches, held_out, x[parts.pairs], domain, classification)
+    validation = (x[parts.validation], y[parts.validation]) if len(parts.validation) else None
+    return Task(batches, validation, x[parts.pairs] if len(parts.pairs) else None, domain, classification)
 
 
-def _check(model: nn.Module, x: Tensor, y: Tensor) -> bool:
+def _loader_task(data: DataLoader[Any], model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> Task:
+    try:
+        len(data)
+        x, y = next(iter(data))
+    except (TypeError, ValueError, StopIteration) as error:
+        do = "Give a DataLoader over a dataset of known length that yields pairs of tensors."
+        raise InputError("a DataLoader of batches (x, y)", one_line(error), do) from None
+    classification = _fits(model, x.to(accelerator.device), y.to(accelerator.device))
+    return Task(LoaderBatches(data, seed=config.seed, accelerator=accelerator), None, None, None, classification)
+
+
+def _fits(model: nn.Module, x: Tensor, y: Tensor) -> bool:
     """Whether this is classification; `InputError` unless data and model fit."""
     if not y.is_floating_point():
         check_classifier(model, x, y)
         return True
-    if len(x) != len(y) or not (x.isfinite().all() and y.isfinite().all()):
+    if len(x) != len(y) or not (all_finite(x) and all_finite(y)):
         got = f"{len(x)} inputs and {len(y)} values, or nan or inf among them"
         raise InputError("as many finite inputs as finite values", got, "Correct the data.")
     with torch.no_grad():
         outputs = forward_checked(model, x[:1])
     if outputs.shape != y[:1].shape:
         do = "Reshape the values to (n, *output)."
-        raise InputError(f"values of shape (n, {outputs.shape[1:]})", f"{tuple(y.shape)}", do)
+        raise InputError(f"values of shape {('n', *outputs.shape[1:])}", f"{tuple(y.shape)}", do)
     return False

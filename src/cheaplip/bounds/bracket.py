@@ -42,11 +42,12 @@ def lipschitz_bracket(
         steps: ascent steps.
 
     Raises:
-        InputError: no inputs.
+        InputError: no inputs, inputs or parameters that are not finite.
         UnsupportedModuleError: a layer without a rule; `lower_bound` still works.
     """
     upper = product_of_norms(model, tuple(inputs.shape[1:]))
     lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps)
     scope = "all inputs" if domain is None else f"inputs in [{domain[0]:g}, {domain[1]:g}]"
     methods = {"lower": lower.method, "upper": "product of layer norms"}
+    upper = max(upper, lower.value)  # on a linear map they are the same number, computed in two ways
     return LipschitzBracket(lower.value, upper, lower.witness, methods, scope)

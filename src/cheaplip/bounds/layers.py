@@ -7,13 +7,14 @@ Norms are those of the layer in exact arithmetic, computed in float64.
 
 from __future__ import annotations
 
+import itertools
 import math
 from functools import singledispatch
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UnsupportedModuleError
+from ..errors import InputError, UnsupportedModuleError
 from ..quotient import evaluating
 
 Shape = tuple[int, ...]
@@ -42,11 +43,15 @@ def product_of_norms(model: nn.Module, shape: Shape) -> float:
 
     Raises:
         UnsupportedModuleError: a layer without a rule, or a module that is not a plain chain.
+        InputError: parameters that are not finite.
     """
+    if not all(values.isfinite().all() for values in itertools.chain(model.parameters(), model.buffers())):
+        raise InputError("finite parameters", "nan or inf", "Training may have diverged: use an earlier checkpoint.")
     product = 1.0
     x = torch.zeros(1, *shape, dtype=_dtype(model), device=_device(model))
     with torch.no_grad(), evaluating(model):
         for layer in _chain(model):
+            _check_forward(layer)
             product *= layer_norm(layer, tuple(x.shape[1:]))
             x = layer(x)
     return product
@@ -58,12 +63,21 @@ def _chain(model: nn.Module) -> list[nn.Module]:
     return [model]
 
 
+def _check_forward(layer: nn.Module) -> None:
+    kind = type(layer)
+    known = next(base for base in kind.__mro__ if base in layer_norm.registry)
+    if known is not object and kind.forward is not getattr(known, "forward"):  # noqa: B009
+        got = f"{kind.__name__}, which computes something of its own"
+        do = "Register a rule for it with cheaplip.bounds.layers.layer_norm.register."
+        raise UnsupportedModuleError(f"a layer that computes what {known.__name__} does", got, do)
+
+
 def _constant(value: float, *types: type[nn.Module]) -> None:
     for kind in types:
         layer_norm.register(kind)(lambda module, shape: value)
 
 
-_constant(1.0, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.ReLU, nn.Tanh, nn.Softplus, nn.Hardtanh)
+_constant(1.0, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.ReLU, nn.Tanh, nn.Hardtanh)
 _constant(0.25, nn.Sigmoid)
 
 
@@ -75,6 +89,13 @@ def _(module: nn.LeakyReLU, shape: Shape) -> float:
 @layer_norm.register
 def _(module: nn.ELU, shape: Shape) -> float:
     return max(1.0, abs(module.alpha))
+
+
+@layer_norm.register
+def _(module: nn.Softplus, shape: Shape) -> float:
+    if module.threshold < 20:  # it jumps there, from log(1 + exp(threshold)) / beta to threshold / beta
+        raise UnsupportedModuleError("Softplus with a threshold >= 20", str(module), "Use torch's default threshold.")
+    return 1.0
 
 
 @layer_norm.register
@@ -120,6 +141,8 @@ def _(module: nn.Conv2d, shape: Shape) -> float:
 
 @layer_norm.register
 def _(module: nn.MaxPool2d, shape: Shape) -> float:
+    if module.return_indices:
+        raise UnsupportedModuleError("max-pooling that returns values alone", str(module), "Use return_indices=False.")
     # |max a - max b| <= max |a - b| in each window, and an entry lies in at most `overlap` windows
     return math.sqrt(_overlap(module.kernel_size, module.stride, module.dilation))
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .. import ascent
 from ..errors import InputError
 from ..norms import per_sample, sample_norm
-from ..pairs import PairSet, perturbed_pairs
+from ..pairs import PairSet
 from ..quotient import Model, evaluating
 
 
@@ -35,16 +35,25 @@ def lower_bound(
     pairs: PairSet | None = None,
     steps: int = 50,
 ) -> LowerBound:
-    """The larger of `pair_lower_bound` (from perturbed inputs and `pairs`) and `jacobian_lower_bound` at the inputs."""
+    """The larger of `pair_lower_bound` (from perturbed inputs and `pairs`) and `jacobian_lower_bound` beside the inputs.
+
+    Raises:
+        InputError: no inputs, inputs or a model that are not finite.
+    """
     if len(inputs) == 0 or not inputs.isfinite().all():
         raise InputError("at least one finite input to start from", tuple(inputs.shape), "Give some samples.")
-    # a step towards the far end of the data's range, so that no start pair vanishes in the box
-    spread = float((inputs.amax() - inputs.amin()).clamp(min=1e-3))
-    start = perturbed_pairs(inputs, noise=0.1 * spread)
-    u, v = (start.u, start.v) if pairs is None else (torch.cat([start.u, pairs.u]), torch.cat([start.v, pairs.v]))
+    low, high = domain or (float(inputs.amin()), float(inputs.amax()))
+    u = inputs.detach().double().clamp(low, high)
+    # each entry moves towards the far end of the range, so that no start pair vanishes in the box
+    inwards = torch.where(u > (low + high) / 2, -1.0, 1.0) * max(high - low, 1e-3)
+    away = inwards * torch.rand(u.shape, generator=torch.Generator().manual_seed(0)).to(u)
+    v = u + 0.1 * away
+    beside = u + 1e-6 * away  # inputs may lie on kinks of f (a black image, no biases); random points do not
+    if pairs is not None:
+        u, v = torch.cat([u, pairs.u.to(u)]), torch.cat([v, pairs.v.to(v)])
     candidates = [
         pair_lower_bound(model, u, v, steps=steps, domain=domain),
-        jacobian_lower_bound(model, inputs),
+        jacobian_lower_bound(model, beside),
     ]
     return max(candidates, key=lambda bound: bound.value)
 
@@ -68,22 +77,31 @@ def pair_lower_bound(
         v: second points.
         steps: ascent steps.
         domain: box that the points must not leave; they are projected onto it first.
-        separation: pairs are kept this far apart, in units of their median distance.
+        separation: pairs are kept this far apart, in units of their mean distance; nearer ones count once they are.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
+
+    Raises:
+        InputError: a model whose outputs are not finite.
     """
     f = in_float64(model)
     u, v = u.detach().double(), v.detach().double()
     if domain is not None:
         u, v = u.clamp(*domain), v.clamp(*domain)
-    floor = separation * float(sample_norm(u - v, input_norm).median())
+    gap = sample_norm(u - v, input_norm)
+    # rounding alone makes steep quotients of pairs that are nearer than this
+    rounding = 1e-10 * float(sample_norm(u, input_norm).max())
+    floor = max(separation * float(gap.mean()), rounding)
     sizes = u.new_full((len(u),), 0.5)
     quotient, gradients = ascent.quotient_and_gradients(f, u, v, input_norm, output_norm)
+    _check_finite(quotient)
+    quotient = torch.where(gap >= floor, quotient, 0.0)
     for _ in range(steps):
         proposal = ascent.normalized_step((u, v), gradients, sizes)
         proposal = ascent.keep_valid(proposal, (u, v), floor, domain, input_norm)
         proposed, proposed_gradients = ascent.quotient_and_gradients(f, *proposal, input_norm, output_norm)
-        rises = proposed > quotient
+        apart = sample_norm(proposal[0] - proposal[1], input_norm) >= 0.99 * floor  # not where keep_valid gave up
+        rises = (proposed > quotient) & apart
         mask = per_sample(rises, u)
         u, v = torch.where(mask, proposal[0], u), torch.where(mask, proposal[1], v)
         new, old = proposed_gradients, gradients
@@ -97,12 +115,16 @@ def pair_lower_bound(
 def jacobian_lower_bound(model: Model, x: Tensor, *, chunk: int = 250) -> LowerBound:
     """The largest spectral norm of the Jacobian of f at the points x, `(n, *input)`: Lip(f) for the 2-norm is its supremum.
 
-    One backward pass an output. At a kink of f the Jacobian is the one-sided one that autograd takes.
+    One backward pass an output. The points must not lie on kinks of f: there, what autograd gives may be no derivative.
+    `lower_bound` therefore takes random points beside the inputs.
+
+    Raises:
+        InputError: a model whose Jacobian is not finite.
     """
     f = in_float64(model)
     norms = torch.cat([jacobian_norms(f, points) for points in x.detach().double().split(chunk)])
     best = int(norms.argmax())
-    return LowerBound(float(norms[best]), "norm of the Jacobian", (x[best],))
+    return LowerBound(float(norms[best]), "norm of the Jacobian", (x.detach()[best].double(),))
 
 
 def jacobian_norms(model: Model, x: Tensor) -> Tensor:
@@ -112,6 +134,7 @@ def jacobian_norms(model: Model, x: Tensor) -> Tensor:
         outputs = model(x).reshape(len(x), -1)
         rows = [torch.autograd.grad(output.sum(), x, retain_graph=True)[0] for output in outputs.unbind(1)]
     jacobian = torch.stack([row.reshape(len(x), -1) for row in rows], dim=1)  # (n, outputs, inputs)
+    _check_finite(jacobian)
     # the Gram matrix is far smaller than the Jacobian, and float64 leaves half its digits to the root
     gram = jacobian @ jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT @ jacobian
     norms: Tensor = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
@@ -121,3 +144,9 @@ def jacobian_norms(model: Model, x: Tensor) -> Tensor:
 def in_float64(model: Model) -> Model:
     """A float64 copy of a network; a function that is not a module is returned as it is."""
     return copy.deepcopy(model).double() if isinstance(model, nn.Module) else model
+
+
+def _check_finite(values: Tensor) -> None:
+    if not values.isfinite().all():
+        do = "Look for nan among its parameters: training may have diverged."
+        raise InputError("a model with finite outputs and derivatives", "nan or inf", do)
