@@ -1,0 +1,119 @@
+"""Slow, plain loops that say the same as the library: the judges of its fast paths."""
+
+import itertools
+
+import numpy as np
+import torch
+from torch import nn
+
+
+def norm(x, p):
+    """The p-norm of all entries of one numpy array."""
+    flat = np.abs(np.asarray(x, dtype=np.float64)).ravel()
+    if p == np.inf:
+        return flat.max(initial=0.0)
+    return float((flat**p).sum() ** (1 / p))
+
+
+def quotient(model, u, v, p=2, q=2):
+    """L(u, v) of one pair of tensors of shape (*input)."""
+    with torch.no_grad():
+        rise = model(u[None])[0].double() - model(v[None])[0].double()
+    return norm(rise, q) / norm(u.double() - v.double(), p)
+
+
+def quotients(model, u, v, p=2, q=2):
+    return np.array([quotient(model, a, b, p, q) for a, b in zip(u, v, strict=True)])
+
+
+def differentiable_quotient(model, a, b):
+    """L of one pair with a graph, Euclidean, from elementary operations."""
+    rise = model(a[None]) - model(b[None])
+    return (rise * rise).sum() ** 0.5 / ((a - b) * (a - b)).sum() ** 0.5
+
+
+def algorithm_1(model, u, v, tau):
+    """One adversarial update as the paper prints it, pair by pair: x + tau L grad_x L, x' + tau L grad_x' L."""
+    new_u, new_v = [], []
+    for one, other in zip(u, v, strict=True):
+        a, b = one.clone().requires_grad_(), other.clone().requires_grad_()
+        value = differentiable_quotient(model, a, b)
+        grad_a, grad_b = torch.autograd.grad(value, (a, b))
+        new_u.append(one + tau * value.item() * grad_a)
+        new_v.append(other + tau * value.item() * grad_b)
+    return torch.stack(new_u), torch.stack(new_v)
+
+
+def reduced(values, reduction, power, k):
+    """The penalty of a list of quotients."""
+    powered = sorted((value**power for value in values), reverse=True)
+    chosen = {"max": powered[:1], "mean": powered, "topk": powered[:k]}[reduction]
+    return sum(chosen) / len(chosen)
+
+
+def _cross_entropy_gradient(model, x, y):
+    x = x.clone().requires_grad_()
+    loss = nn.functional.cross_entropy(model(x[None]), y[None])
+    return torch.autograd.grad(loss, x)[0]
+
+
+def project(point, centre, eps, box):
+    offset = point - centre
+    length = offset.norm().item()
+    if length > eps:
+        offset = offset * (eps / length)
+    point = centre + offset
+    return point if box is None else point.clamp(*box)
+
+
+def equation_14(model, x, y, eps, alpha, iterations, box=None):
+    """The paper's attack, sample by sample."""
+    adversarial = []
+    for centre, label in zip(x, y, strict=True):
+        point = centre
+        for _ in range(iterations):
+            point = project(point + alpha * _cross_entropy_gradient(model, point, label).sign(), centre, eps, box)
+        adversarial.append(point)
+    return torch.stack(adversarial)
+
+
+def normalized_pgd(model, x, y, eps, step, iterations, box=None):
+    """Steps along the normalised gradient, sample by sample; stops at the first misclassified point."""
+    points, fooled = [], []
+    for centre, label in zip(x, y, strict=True):
+        point, wrong = centre, False
+        for iteration in range(iterations + 1):
+            with torch.no_grad():
+                wrong = model(point[None]).argmax(1).item() != label.item()
+            if wrong or iteration == iterations:
+                break
+            gradient = _cross_entropy_gradient(model, point, label)
+            point = project(point + step * gradient / gradient.norm(), centre, eps, box)
+        points.append(point)
+        fooled.append(wrong)
+    return torch.stack(points), torch.tensor(fooled)
+
+
+def matrix(layer, shape):
+    """The dense matrix of the linear part of a layer on one input of `shape`, column by column, float64."""
+    layer = layer.double().eval()
+    with torch.no_grad():
+        zero = layer(torch.zeros(1, *shape, dtype=torch.float64))
+        columns = []
+        for position in itertools.product(*map(range, shape)):
+            unit = torch.zeros(1, *shape, dtype=torch.float64)
+            unit[(0, *position)] = 1
+            columns.append((layer(unit) - zero).ravel())
+    return torch.stack(columns, dim=1).numpy()
+
+
+def spectral_norm(layer, shape):
+    return float(np.linalg.svd(matrix(layer, shape), compute_uv=False)[0])
+
+
+def lipschitz_of_relu_net(first, second):
+    """Lip of x -> W2 relu(W1 x) for generic W1 with at most as many hidden units as inputs: all patterns are attained."""
+    w1, w2 = first.weight.detach().double().numpy(), second.weight.detach().double().numpy()
+    assert w1.shape[0] <= w1.shape[1]
+    patterns = itertools.product([0.0, 1.0], repeat=w1.shape[0])
+    return max(np.linalg.norm(w2 @ np.diag(pattern) @ w1, 2) for pattern in patterns)
