@@ -1,0 +1,335 @@
+"""Cost of one training step relative to a plain one, measured side by side; time, arithmetic, memory.
+
+In every round each method takes `--steps` steps in turn and its time is divided by plain training's in the same round;
+the table has the median over the rounds and the quartiles. Arithmetic is counted by torch's FLOP counter over a whole
+period of the method; memory is what autograd saves for the backward pass (at most in one step), relative to plain.
+
+    python benchmarks/step_cost.py --out results/step-cost
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.progress import track
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from cheaplip import LipschitzRegularizer, perturbed_pairs
+from cheaplip.config import PRESETS, TrainConfig
+from cheaplip.models import cnn, mlp
+from cheaplip.norms import per_sample, sample_norm
+from cheaplip.provenance import provenance
+from cheaplip.quotient import difference_quotient, evaluating
+
+CLASSES = 10
+WEIGHT = 0.1
+Step = Callable[[], None]
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with BatchNorm and a shortcut."""
+
+    def __init__(self, channels: int, out: int, stride: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, out, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(out),
+            nn.ReLU(),
+            nn.Conv2d(out, out, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(out),
+        )
+        self.shortcut = nn.Identity() if stride == 1 else nn.Conv2d(channels, out, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class Encoder(nn.Module):
+    """Two transformer layers with dropout over 32 continuous tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(64, 4, 128, dropout=0.1, batch_first=True, norm_first=True)
+        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+        self.head = nn.Linear(64, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.encoder(x).mean(1))
+
+
+def resnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        Residual(16, 16, 1),
+        Residual(16, 32, 2),
+        Residual(32, 64, 2),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(64, CLASSES),
+    )
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "mlp 784-64-64-10": (lambda: mlp((1, 28, 28), CLASSES), (1, 28, 28)),
+    "cnn (Fashion-MNIST)": (lambda: cnn((1, 28, 28), CLASSES), (1, 28, 28)),
+    "resnet, BatchNorm": (resnet, (3, 32, 32)),
+    "transformer, dropout": (Encoder, (32, 64)),
+}
+
+
+@dataclass
+class Setting:
+    """One network with an optimizer and one batch."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    held_out: Tensor
+    optimizer: torch.optim.Optimizer
+
+    def descend(self, loss: Tensor) -> None:
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+
+
+def plain(s: Setting) -> Step:
+    return lambda: s.descend(cross_entropy(s.model(s.x), s.y))
+
+
+def clip(config: TrainConfig, **changes: object) -> Callable[[Setting], Step]:
+    settings = {"active": config.active, "reduction": config.reduction, "power": config.power}
+    settings |= {"ascent": config.ascent, "step_size": config.step_size, "interval": config.interval}
+    settings |= {"pool": config.pool, "renewal": config.renewal, **changes}
+
+    def make(s: Setting) -> Step:
+        regularizer = LipschitzRegularizer(s.model, perturbed_pairs(s.held_out), domain=(0, 1), **settings)
+
+        def step() -> None:
+            s.descend(cross_entropy(s.model(s.x), s.y) + WEIGHT * regularizer())
+            regularizer.step()
+
+        return step
+
+    return make
+
+
+def authors(s: Setting) -> Step:
+    """500 pairs; the ascent by a full backward pass, parameters included, and a second forward pass to accept it."""
+    pairs = perturbed_pairs(s.held_out)
+    state = {"at": 0, "u": pairs.u.clone(), "v": pairs.v.clone()}
+
+    def step() -> None:
+        active = slice(state["at"], state["at"] + 500)
+        state["at"] = (state["at"] + 500) % (len(pairs) - 499)
+        u, v = state["u"][active].requires_grad_(), state["v"][active].requires_grad_()
+        quotient = difference_quotient(s.model, u, v)
+        s.optimizer.zero_grad()
+        (quotient.square().sum() / 2).backward()
+        with torch.no_grad():
+            proposal = u + 10 * u.grad, v + 10 * v.grad
+            rises = per_sample(difference_quotient(s.model, *proposal) > quotient, u)
+            u, v = torch.where(rises, proposal[0], u), torch.where(rises, proposal[1], v)
+            state["u"][active], state["v"][active] = u, v
+        s.descend(cross_entropy(s.model(s.x), s.y) + WEIGHT * difference_quotient(s.model, u, v).max())
+
+    state["u"], state["v"] = state["u"].detach(), state["v"].detach()
+    return step
+
+
+def adversarial(s: Setting) -> Step:
+    """Adversarial training: 7 steps of L2 PGD, then a plain step on the attacked batch."""
+
+    def step() -> None:
+        attacked = s.x
+        with evaluating(s.model):
+            for _ in range(7):
+                attacked = attacked.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(cross_entropy(s.model(attacked), s.y, reduction="sum"), attacked)
+                length = per_sample(sample_norm(gradient).clamp(min=1e-12), gradient)
+                offset = attacked.detach() + 0.7 * gradient / length - s.x
+                length = per_sample(sample_norm(offset).clamp(min=1e-12), offset)
+                attacked = (s.x + offset * (2 / length).clamp(max=1)).clamp(0, 1)
+        s.descend(cross_entropy(s.model(attacked.detach()), s.y))
+
+    return step
+
+
+def jacobian(s: Setting) -> Step:
+    """Penalty |J^T r|^2, r one random direction of the outputs a sample: an estimate of the Frobenius norm."""
+
+    def step() -> None:
+        x = s.x.detach().requires_grad_()
+        outputs = s.model(x)
+        direction = torch.randn_like(outputs)
+        (row,) = torch.autograd.grad((outputs * direction).sum(), x, create_graph=True)
+        s.descend(cross_entropy(outputs, s.y) + WEIGHT * row.square().sum() / len(x))
+
+    return step
+
+
+DEFAULT = PRESETS["default"]
+METHODS: dict[str, Callable[[Setting], Step]] = {
+    "plain": plain,
+    "CLIP (default)": clip(DEFAULT),
+    "CLIP, every step": clip(DEFAULT, interval=1),
+    "CLIP (paper preset)": clip(PRESETS["paper"]),
+    "authors' arithmetic": authors,
+    "PGD-7 adversarial": adversarial,
+    "Jacobian, 1 projection": jacobian,
+}
+SWEEP = {f"CLIP, m = {m}": clip(DEFAULT, active=m) for m in (4, 8, 16, 32, 64, 128)}
+
+
+def measure(
+    make: Callable[[], nn.Module],
+    shape: tuple[int, ...],
+    methods: dict[str, Callable[[Setting], Step]],
+    batch: int,
+    device: torch.device,
+    rounds: int,
+    steps: int,
+    compiled: bool = False,
+) -> dict[str, dict[str, float]]:
+    """For each method: ratios of time (median, quartiles), arithmetic and saved memory to those of plain."""
+    prepared: dict[str, Step] = {}
+    for name, method in methods.items():
+        torch.manual_seed(0)
+        model = make().to(device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
+        x = torch.rand(batch, *shape, device=device)
+        y = torch.randint(CLASSES, (batch,), device=device)
+        network = torch.compile(model) if compiled else model
+        prepared[name] = method(Setting(network, x, y, torch.rand(1000, *shape), optimizer))
+
+    def seconds(step: Step) -> float:
+        _synchronize(device)
+        started = time.perf_counter()
+        for _ in range(steps):
+            step()
+        _synchronize(device)
+        return (time.perf_counter() - started) / steps
+
+    for step in prepared.values():
+        seconds(step)  # warm up
+    times: dict[str, list[float]] = {name: [] for name in prepared}
+    for _ in range(rounds):
+        for name, step in prepared.items():
+            times[name].append(seconds(step))
+    flops = {name: _flops(step) for name, step in prepared.items()} if not compiled else {}
+    saved = {name: _saved(step) for name, step in prepared.items()} if not compiled else {}
+    table = {}
+    for name, spent in times.items():
+        ratios = [own / base for own, base in zip(spent, times["plain"], strict=True)]
+        low, median, high = statistics.quantiles(ratios, n=4)
+        table[name] = {"time": median, "time_low": low, "time_high": high, "milliseconds": 1e3 * statistics.median(spent)}
+        if not compiled:
+            table[name] |= {"arithmetic": flops[name] / flops["plain"], "memory": saved[name] / saved["plain"]}
+    return table
+
+
+class Counter(TorchDispatchMode):
+    """Counts with torch's formulas; `FlopCounterMode` also tracks modules, which `autograd.grad` does not survive."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        formula = flop_registry.get(function._overloadpacket)
+        if formula is not None:
+            self.total += formula(*args, **(kwargs or {}), out_val=out)
+        return out
+
+
+def _flops(step: Step, period: int = 8) -> float:
+    with Counter() as counter:
+        for _ in range(period):  # a multiple of every lazy interval
+            step()
+    return counter.total / period
+
+
+def _saved(step: Step, period: int = 8) -> float:
+    most = 0
+
+    def pack(tensor: Tensor) -> Tensor:
+        nonlocal held
+        held += tensor.numel() * tensor.element_size()
+        return tensor
+
+    for _ in range(period):
+        held = 0
+        with saved_tensors_hooks(pack, lambda tensor: tensor):
+            step()
+        most = max(most, held)
+    return most
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def main(
+    out: Annotated[Path, typer.Option(help="Folder for table.json and table.md.")] = Path("results/step-cost"),
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    batch: int = 128,
+    rounds: int = 15,
+    threads: Annotated[int, typer.Option(help="Threads of torch; 1 makes launch overhead count.")] = 1,
+) -> None:
+    torch.set_num_threads(threads)
+    on = torch.device(device)
+    tables = {}
+    for name, (make, shape) in track(NETWORKS.items(), "networks"):
+        steps = 48 if name.startswith("mlp") else 8
+        tables[name] = measure(make, shape, METHODS, batch, on, rounds, steps)
+    make, shape = NETWORKS["mlp 784-64-64-10"]
+    base = {"plain": plain}
+    tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 48)
+    for size in (32, 512, 2048):
+        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 48)
+    pair = base | {"CLIP (default)": clip(DEFAULT)}
+    tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 48, compiled=True)
+    out.mkdir(parents=True, exist_ok=True)
+    record = {"schema": 1, "batch": batch, "rounds": rounds, "tables": tables, "provenance": provenance(on)}
+    (out / "table.json").write_text(json.dumps(record, indent=2) + "\n")
+    (out / "table.md").write_text(markdown(record))
+    print(markdown(record))
+
+
+def markdown(record: dict) -> str:
+    source = ", ".join(f"{key} {value}" for key, value in record["provenance"].items())
+    lines = [
+        f"Step cost, ratios to a plain step side by side; batch {record['batch']}, {record['rounds']} rounds. {source}.",
+        "",
+    ]
+    for name, table in record["tables"].items():
+        lines += [
+            f"### {name}",
+            "",
+            "| method | time | quartiles | arithmetic | saved memory | ms |",
+            "|---|---|---|---|---|---|",
+        ]
+        for method, row in table.items():
+            counted = [f"{row[key]:.2f}" if key in row else "" for key in ("arithmetic", "memory")]
+            cells = [f"{row['time']:.2f}", f"{row['time_low']:.2f} to {row['time_high']:.2f}", *counted]
+            lines.append(f"| {method} | {' | '.join(cells)} | {row['milliseconds']:.2f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    typer.run(main)
