@@ -29,11 +29,6 @@ def test_a_constant_weight_replaces_the_target():
     assert options == {"weight": 1.0}
 
 
-def test_start_weight():
-    assert configure(method="weight").start_weight < configure(method="clip").start_weight
-    assert configure(initial_weight=0.0).start_weight == 0
-
-
 BAD = {
     "unknown": ({"epoch": 3}, "a setting to be one of active, .*got 'epoch'. Did you mean 'epochs'"),
     "method": ({"method": "clipp"}, "a valid method; got 'clipp'.*'standard', 'weight' or 'clip'"),

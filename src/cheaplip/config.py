@@ -58,8 +58,8 @@ class TrainConfig(BaseModel):
     """From `pair_kind` on: see `LipschitzRegularizer` and `pairs`."""
 
     rule: Literal["multiplicative", "additive"] = "multiplicative"
-    initial_weight: FiniteFloat | None = Field(None, ge=0)
-    """The weight after the warm-up; by default 0.01 for clip and 0.0003 for weight."""
+    initial_weight: FiniteFloat = Field(0.01, ge=0)
+    """The weight after the warm-up."""
     increment: FiniteFloat = Field(0.1, gt=0)
     warmup: int = Field(3, ge=0)
     """From `rule` on: see `DiscrepancyPrinciple`."""
@@ -80,13 +80,6 @@ class TrainConfig(BaseModel):
     def choose_after(self) -> int:
         """Epochs that best-pgd passes over: those before the method acts."""
         return 0 if self.method == "standard" or self.target is None else self.warmup
-
-    @property
-    def start_weight(self) -> float:
-        """The weight after the warm-up."""
-        if self.initial_weight is not None:
-            return self.initial_weight
-        return 0.0003 if self.method == "weight" else 0.01
 
 
 PAPER = TrainConfig(

@@ -93,7 +93,7 @@ def make_principle(config: TrainConfig, task: Task) -> DiscrepancyPrinciple | Co
         config.target,
         rule=config.rule,
         quantity="accuracy" if task.classification else "loss",
-        initial=config.start_weight,
+        initial=config.initial_weight,
         increment=config.increment,
         warmup=config.warmup,
     )
