@@ -294,15 +294,15 @@ def main(
     on = torch.device(device)
     tables = {}
     for name, (make, shape) in track(NETWORKS.items(), "networks"):
-        steps = 48 if name.startswith("mlp") else 8
-        tables[name] = measure(make, shape, METHODS, batch, on, rounds, steps)
+        steps = 32 if name.startswith("mlp") else 8  # multiples of the lazy interval
+        tables[name] = measure(make, shape, METHODS, batch, on, rounds if steps > 8 else max(3, rounds // 3), steps)
     make, shape = NETWORKS["mlp 784-64-64-10"]
     base = {"plain": plain}
-    tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 48)
+    tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 32)
     for size in (32, 512, 2048):
-        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 48)
+        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 32)
     pair = base | {"CLIP (default)": clip(DEFAULT)}
-    tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 48, compiled=True)
+    tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 32, compiled=True)
     out.mkdir(parents=True, exist_ok=True)
     record = {"schema": 1, "batch": batch, "rounds": rounds, "tables": tables, "provenance": provenance(on)}
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n")

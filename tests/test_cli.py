@@ -275,7 +275,7 @@ def test_a_full_disk_is_one_message(call, monkeypatch):
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     command = [sys.executable, "-m", "cheaplip", "train", "--out", "my run"]
     options = [*TRAIN[1:], "--epochs", "200", "--method", "standard"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = {key: value for key, value in os.environ.items() if key != "CHEAPLIP_DATA"} | {"OMP_NUM_THREADS": "1"}
     options_of_all = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen([*command, *options], **options_of_all) as process:
         deadline = time.monotonic() + 60
