@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .errors import InputError
 from .jobs import make_job, run_job
 from .runs import Run, find_runs
@@ -22,8 +24,13 @@ def run_demo(out: Path, *, progress: bool = False) -> list[Run]:
     runs = out / "runs"
     if runs.exists():
         raise InputError("an output folder without an earlier demo", out, "Choose another --out, or remove that one.")
-    for method in ("standard", "weight", "clip"):
-        for seed in range(SEEDS):
-            job = make_job({"data": "digits", "method": method, "seed": seed, **SETTINGS})
-            run_job(job, runs / f"{method}-{seed}", progress=progress)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # networks this small only wait for a second thread, on a busy machine for long
+    try:
+        for method in ("standard", "weight", "clip"):
+            for seed in range(SEEDS):
+                job = make_job({"data": "digits", "method": method, "seed": seed, **SETTINGS})
+                run_job(job, runs / f"{method}-{seed}", progress=progress)
+    finally:
+        torch.set_num_threads(threads)
     return find_runs([runs])
