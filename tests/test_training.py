@@ -298,3 +298,13 @@ def test_a_test_part_that_does_not_fit_is_refused_before_training(monkeypatch):
 def test_a_model_without_parameters_is_refused():
     with pytest.raises(InputError, match="got optimizer got an empty parameter list"):
         fit(nn.Flatten(), (X, Y), method="standard")
+
+
+def test_redraw_draws_the_pairs_afresh_every_epoch():
+    def pairs(redraw):
+        options = without(OPTIONS, "target") | {"weight": 1e-6, "ascent": "printed", "step_size": 1e-9}
+        return fit(dense(), digits(), method="clip", redraw=redraw, **options).pairs
+
+    kept, drawn = pairs(False), pairs(True)
+    assert (kept.u - drawn.u).abs().max() < 1e-3  # perturbed pairs: the same inputs ...
+    assert (kept.v - drawn.v).abs().max() > 0.01  # ... with other noise

@@ -45,6 +45,8 @@ class TrainConfig(BaseModel):
 
     pair_kind: Literal["perturbed", "matched"] = "perturbed"
     pair_noise: FiniteFloat = Field(0.1, gt=0)
+    redraw: bool = False
+    """Draw the pairs afresh before every epoch, as the paper's regression does."""
     active: int = Field(32, ge=1)
     interval: int = Field(8, ge=1)
     pool: int = Field(1000, ge=1)

@@ -37,6 +37,9 @@ class NoPenalty:
     def step(self) -> None:
         """Nothing moves."""
 
+    def redraw(self) -> None:
+        """No pairs to draw."""
+
     def lower_bound(self) -> float | None:
         """A lower bound of Lip(f), where the penalty knows one."""
         return None

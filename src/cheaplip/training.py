@@ -130,6 +130,8 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     seen = 0
     torch.manual_seed(epoch_seed(config.seed, epoch))
     network.train()
+    if config.redraw:
+        state.penalty.redraw()
     for x, y in task.batches.epoch(epoch):
         outputs = network(x)
         loss = task.loss(outputs, y)
