@@ -1,8 +1,9 @@
 """Cost of one training step relative to a plain one, measured side by side; time, arithmetic, memory.
 
-In every round each method takes `--steps` steps in turn and its time is divided by plain training's in the same round;
-the table has the median over the rounds and the quartiles. Arithmetic is counted by torch's FLOP counter over a whole
-period of the method; memory is what autograd saves for the backward pass (at most in one step), relative to plain.
+In every round each method takes some steps in turn (whole periods of a lazy penalty) and its time a step is divided by
+plain training's in the same round; the table has the median over the rounds and the quartiles. Arithmetic is counted with
+torch's FLOP formulas over a whole period of the method; memory is what autograd saves for the backward pass (the most in
+one step), relative to plain.
 
     python benchmarks/step_cost.py --out results/step-cost
 """
@@ -192,6 +193,7 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "PGD-7 adversarial": adversarial,
     "Jacobian, 1 projection": jacobian,
 }
+COSTLY = {"CLIP, every step", "CLIP (paper preset)", "authors' arithmetic", "PGD-7 adversarial", "Jacobian, 1 projection"}
 SWEEP = {f"CLIP, m = {m}": clip(DEFAULT, active=m) for m in (4, 8, 16, 32, 64, 128)}
 
 
@@ -216,22 +218,24 @@ def measure(
         network = torch.compile(model) if compiled else model
         prepared[name] = method(Setting(network, x, y, torch.rand(1000, *shape), optimizer))
 
-    def seconds(step: Step) -> float:
+    def seconds(name: str) -> float:
+        # the costly methods have no period: a step of theirs is as long as many plain ones
+        count = steps if name in COSTLY else 8 * steps
         _synchronize(device)
         started = time.perf_counter()
-        for _ in range(steps):
-            step()
+        for _ in range(count):
+            prepared[name]()
         _synchronize(device)
-        return (time.perf_counter() - started) / steps
+        return (time.perf_counter() - started) / count
 
-    for step in prepared.values():
-        seconds(step)  # warm up
+    for name in prepared:
+        seconds(name)  # warm up
     times: dict[str, list[float]] = {name: [] for name in prepared}
     for _ in range(rounds):
-        for name, step in prepared.items():
-            times[name].append(seconds(step))
-    flops = {name: _flops(step) for name, step in prepared.items()} if not compiled else {}
-    saved = {name: _saved(step) for name, step in prepared.items()} if not compiled else {}
+        for name in prepared:
+            times[name].append(seconds(name))
+    flops = {name: _flops(step, _period(name)) for name, step in prepared.items()} if not compiled else {}
+    saved = {name: _saved(step, _period(name)) for name, step in prepared.items()} if not compiled else {}
     table = {}
     for name, spent in times.items():
         ratios = [own / base for own, base in zip(spent, times["plain"], strict=True)]
@@ -255,14 +259,18 @@ class Counter(TorchDispatchMode):
         return out
 
 
-def _flops(step: Step, period: int = 8) -> float:
+def _period(name: str) -> int:
+    return 1 if name in COSTLY else 8
+
+
+def _flops(step: Step, period: int) -> float:
     with Counter() as counter:
-        for _ in range(period):  # a multiple of every lazy interval
+        for _ in range(period):
             step()
     return counter.total / period
 
 
-def _saved(step: Step, period: int = 8) -> float:
+def _saved(step: Step, period: int) -> float:
     most = 0
 
     def pack(tensor: Tensor) -> Tensor:
@@ -294,15 +302,15 @@ def main(
     on = torch.device(device)
     tables = {}
     for name, (make, shape) in track(NETWORKS.items(), "networks"):
-        steps = 32 if name.startswith("mlp") else 8  # multiples of the lazy interval
-        tables[name] = measure(make, shape, METHODS, batch, on, rounds if steps > 8 else max(3, rounds // 3), steps)
+        steps = 4 if name.startswith("mlp") else 1
+        tables[name] = measure(make, shape, METHODS, batch, on, rounds, steps)
     make, shape = NETWORKS["mlp 784-64-64-10"]
     base = {"plain": plain}
-    tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 32)
+    tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 4)
     for size in (32, 512, 2048):
-        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 32)
+        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 4)
     pair = base | {"CLIP (default)": clip(DEFAULT)}
-    tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 32, compiled=True)
+    tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 4, compiled=True)
     out.mkdir(parents=True, exist_ok=True)
     record = {"schema": 1, "batch": batch, "rounds": rounds, "tables": tables, "provenance": provenance(on)}
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n")

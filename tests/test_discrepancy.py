@@ -222,3 +222,16 @@ def test_a_constant_weight_stays():
 def test_refuses_constant_weights_below_0_or_not_finite(weight):
     with pytest.raises(InputError, match="weight >= 0"):
         ConstantWeight(weight)
+
+
+def test_a_limit_lowers_the_weight_for_good_and_never_raises_it():
+    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
+    assert principle.limit(2.0) == principle.weight == 1.0
+    assert principle.limit(0.25) == principle.weight == 0.25
+    principle.step(0.95)
+    assert 0.25 < principle.weight < 1.0  # it rises again by the rule, from there
+
+
+def test_the_printed_rule_and_a_constant_weight_know_no_limit():
+    assert DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, warmup=0).limit(0.1) == 1.0
+    assert ConstantWeight(3.0).limit(0.1) == 3.0

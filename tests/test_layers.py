@@ -34,6 +34,8 @@ ORDER = [
     "runs",
     "checkpoint",
     "training",
+    "lightning",
+    "sklearn",
     "assessment",
     "jobs",
     "report",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import oracles
-from cheaplip import PairSet, perturbed_pairs
+from cheaplip import LipschitzRegularizer, PairSet, perturbed_pairs
 from cheaplip.norms import sample_norm
 from cheaplip.regularizer import reduce_quotients
 from regularizers import made, network, some_pairs
@@ -181,3 +181,15 @@ def test_the_given_pairs_the_modes_and_the_gradients_stay_as_they_were():
     assert [module.training for module in model] == [True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_at_the_ceiling_the_penalty_costs_as_much_as_chance(interval):
+    pairs = PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
+    regularizer = LipschitzRegularizer(lambda x: 3 * x, pairs, interval=interval)
+    assert regularizer.ceiling(2.0) == math.inf  # nothing was measured yet
+    regularizer()
+    assert regularizer.ceiling(2.0) * 9.0 == pytest.approx(2.0)
+    regularizer.step()
+    regularizer()
+    assert (regularizer.ceiling(2.0) == math.inf) == (interval > 1)  # no penalty was due

@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from cheaplip import DiscrepancyPrinciple, LipschitzRegularizer, fit, perturbed_pairs, training
-from cheaplip.data import from_arrays
+from cheaplip.data import from_arrays, load
 from cheaplip.errors import DivergenceError, InputError
 from cheaplip.methods import METHODS
+from cheaplip.models import mlp
 from cheaplip.penalties import weight_norm
 from cheaplip.tasks import TensorBatches, split
 from small import OPTIONS, curve, dense, digits, regularised, same_weights, without
@@ -308,3 +309,13 @@ def test_redraw_draws_the_pairs_afresh_every_epoch():
     kept, drawn = pairs(False), pairs(True)
     assert (kept.u - drawn.u).abs().max() < 1e-3  # perturbed pairs: the same inputs ...
     assert (kept.v - drawn.v).abs().max() > 0.01  # ... with other noise
+
+
+@pytest.mark.parametrize("start", [1e-5, 1e3])
+def test_a_weight_far_off_finds_its_way(start):
+    data = load("digits")
+    torch.manual_seed(0)
+    options = {"epochs": 50, "batch_size": 32, "lr": 0.05, "initial_weight": start}
+    trained = fit(mlp((1, 8, 8), 10), data, method="clip", target=0.95, **options)
+    assert trained.result["train_accuracy"] == pytest.approx(0.95, abs=0.02)
+    assert trained.result["weight"] > 0

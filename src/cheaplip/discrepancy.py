@@ -130,8 +130,19 @@ class DiscrepancyPrinciple:
             weight = multiplicative_rule(
                 self.weight, excess, trend, gain=self.gain, damping=self.damping, largest_step=self.largest_step
             )
-            weight = max(weight, FLOOR * self.initial)
+            weight = max(weight, min(FLOOR * self.initial, self.weight))
         self.weight = min(weight, self.maximum)
+
+    def limit(self, ceiling: float) -> float:
+        """Lower the weight to `ceiling` if it is above, and return it; the paper's additive rule has no such limit.
+
+        A constant network pays no penalty, only the loss of the best constant. Where weight * penalty is more than that
+        loss, collapsing to a constant pays off at once, and a network that has collapsed seldom comes back. With
+        `ceiling` = that loss / penalty a weight that starts far too high, or in other units, never gets that far.
+        """
+        if self.rule == "multiplicative":
+            self.weight = min(self.weight, ceiling)
+        return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
@@ -157,6 +168,10 @@ class ConstantWeight:
 
     def step(self, value: float) -> None:
         """Nothing moves."""
+
+    def limit(self, ceiling: float) -> float:
+        """The weight, which stays as it was given."""
+        return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """The weight."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -36,6 +37,10 @@ class NoPenalty:
 
     def step(self) -> None:
         """Nothing moves."""
+
+    def ceiling(self, chance: float) -> float:
+        """No limit to the weight."""
+        return math.inf
 
     def redraw(self) -> None:
         """No pairs to draw."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +134,7 @@ class LipschitzRegularizer:
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._step_size = step_size
+        self._latest = 0.0  # the latest penalty, not weighted for its interval
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
         self._device = _device_of(model, pairs.u.device)
@@ -141,13 +143,15 @@ class LipschitzRegularizer:
 
     def __call__(self) -> Tensor:
         """The penalty: a scalar, with a graph to the parameters when it is due, 0 on the steps between."""
+        self._latest = 0.0
         if self.state.calls % self.interval:
             return torch.zeros((), device=self._device)
         active = self._active
         quotient = self._quotient(self.state.u[active], self.state.v[active])
         penalty = self.interval * reduce_quotients(quotient, self.reduction, self.power, self.k)
-        if not penalty.isfinite():
-            self.skipped += 1
+        self._latest = float(penalty.detach()) / self.interval
+        if not math.isfinite(self._latest):
+            self.skipped, self._latest = self.skipped + 1, 0.0
             return penalty.new_zeros(())
         self.state.quotient[active] = quotient.detach()
         if self.ascent == "normalized":
@@ -183,6 +187,13 @@ class LipschitzRegularizer:
                 proposal = rule(points, gradients, state.step_size[active])
                 points = ascent.keep_valid(proposal, points, self.separation, self.domain, self.input_norm)
         state.u[active], state.v[active] = points
+
+    def ceiling(self, chance: float) -> float:
+        """The weight at which the latest penalty costs `chance`, the loss of the best constant; inf if none was due.
+
+        For `DiscrepancyPrinciple.limit`, which says why: `principle.limit(regularizer.ceiling(math.log(classes)))`.
+        """
+        return chance / self._latest if self._latest > 0 else math.inf
 
     @torch.no_grad()
     def lower_bound(self, pairs: int = 256) -> float:

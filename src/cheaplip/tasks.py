@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -120,6 +121,10 @@ class Task:
     def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
         """Mean cross-entropy for class labels, mean squared error for real ones."""
         return cross_entropy(outputs, y) if self.classification else mse_loss(outputs, y)
+
+    def chance(self, outputs: Tensor, y: Tensor) -> float:
+        """What a constant network would lose on a batch: log(number of classes), or the variance of y."""
+        return math.log(outputs.shape[1]) if self.classification else float(y.var(0, correction=0).mean())
 
     @torch.no_grad()
     def measure(self, model: nn.Module, accelerator: Accelerator) -> tuple[float, int]:

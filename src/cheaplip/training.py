@@ -138,6 +138,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
         objective = loss
         if weight > 0:
             penalty = state.penalty()
+            weight = state.principle.limit(state.penalty.ceiling(task.chance(outputs, y)))
             objective = loss + weight * penalty
             penalty_sum += penalty.detach()
         network.zero_grad()
