@@ -51,6 +51,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
+    if name in ("lightning", "sklearn"):  # the integrations are used as modules
+        return import_module(f".{name}", __name__)
     for home, names in _HOMES.items():
         if name in names:
             return getattr(import_module(f".{home}", __name__), name)

@@ -1,0 +1,204 @@
+"""The estimators are scikit-learn's in every respect that its own checks know, and they press the constant."""
+
+import doctest
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.datasets import load_diabetes, load_digits, make_classification
+from sklearn.model_selection import GridSearchCV, train_test_split
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+from torch import nn
+
+import cheaplip.sklearn
+from cheaplip import evaluate_robustness, lipschitz_bracket
+from cheaplip.errors import InputError
+from cheaplip.sklearn import CLIPClassifier, CLIPRegressor
+
+
+@parametrize_with_checks([CLIPClassifier(epochs=8, hidden=(8,)), CLIPRegressor(epochs=12, hidden=(8,))])
+def test_the_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+def quick(**settings):
+    return CLIPClassifier(**{"epochs": 8, "hidden": (16,), **settings})
+
+
+def two_classes(n=200):
+    x, y = make_classification(n, 5, n_informative=3, n_redundant=0, class_sep=2.0, flip_y=0.02, random_state=0)
+    return x, y
+
+
+def lower_bound(classifier):
+    return classifier.history_[-1]["lower_bound"]
+
+
+def test_the_examples_in_the_docstrings_are_true():
+    result = doctest.testmod(cheaplip.sklearn)
+    assert result.attempted > 0
+    assert result.failed == 0
+
+
+@pytest.fixture(scope="module")
+def digits():
+    x, y = load_digits(return_X_y=True)
+    return train_test_split(x / 16, y, test_size=500, random_state=0)  # x, x_test, y, y_test
+
+
+@pytest.fixture(scope="module")
+def classifier(digits):
+    x, _, y, _ = digits
+    return CLIPClassifier(target=0.96, epochs=60).fit(x, y)
+
+
+def test_digits(classifier, digits):
+    _, x, _, y = digits
+    assert classifier.score(x, y) > 0.9
+    assert abs(classifier.result_["train_accuracy"] - 0.96) < 0.02
+    assert classifier.weight_ > 0
+    assert len(classifier.history_) == 60
+
+
+def test_the_constant_is_lower_than_without_the_penalty(classifier, digits):
+    x, _, y, _ = digits
+    plain = CLIPClassifier(weight=0, epochs=60).fit(x, y)
+    assert plain.weight_ == 0
+    assert lower_bound(classifier) < lower_bound(plain) / 4
+
+
+def test_the_network_goes_into_attacks_and_brackets(classifier, digits):
+    _, x_test, _, y_test = digits
+    x, y = torch.from_numpy(x_test[:100]).float(), torch.from_numpy(y_test[:100])
+    report = evaluate_robustness(classifier.model_, x, y, eps=0.3, iterations=3)
+    assert report.test_accuracy == pytest.approx(classifier.score(x_test[:100], y_test[:100]))
+    bracket = lipschitz_bracket(classifier.model_, x)
+    assert 0 < bracket.lower <= bracket.upper
+
+
+def test_probabilities_belong_to_the_labels():
+    x, y = two_classes()
+    labels = np.array(["ham", "spam"])[y]
+    fitted = quick().fit(x, labels)
+    assert list(fitted.classes_) == ["ham", "spam"]
+    probabilities = fitted.predict_proba(x)
+    assert np.allclose(probabilities.sum(1), 1)
+    assert np.array_equal(fitted.predict(x), fitted.classes_[probabilities.argmax(1)])
+    assert fitted.score(x, labels) > 0.85
+    assert np.array_equal(quick().fit(x, y).predict_proba(x), probabilities)
+
+
+def test_search_over_the_target_in_a_pipeline():
+    x, y = two_classes()
+    pipeline = make_pipeline(StandardScaler(), quick())
+    search = GridSearchCV(pipeline, {"clipclassifier__target": [0.6, 0.95]}, cv=2).fit(x, y)
+    assert search.best_score_ > 0.8
+    assert search.best_params_["clipclassifier__target"] in (0.6, 0.95)
+
+
+def test_clones_and_pickles():
+    x, y = two_classes()
+    fitted = quick(random_state=3).fit(x, y)
+    loaded = pickle.loads(pickle.dumps(fitted))
+    assert np.array_equal(loaded.predict_proba(x), fitted.predict_proba(x))
+    again = clone(fitted)
+    assert not hasattr(again, "model_")
+    assert again.get_params() == fitted.get_params()
+    assert np.array_equal(again.fit(x, y).predict_proba(x), fitted.predict_proba(x))
+
+
+def test_the_random_state_decides_and_torch_is_left_alone():
+    x, y = two_classes()
+    before = torch.get_rng_state()
+    first = quick(random_state=1).fit(x, y).predict_proba(x)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not np.array_equal(quick(random_state=2).fit(x, y).predict_proba(x), first)
+    drawn = [quick(random_state=np.random.RandomState(5)).fit(x, y).predict_proba(x) for _ in range(2)]
+    assert np.array_equal(*drawn)
+    unseeded = [quick(random_state=None, epochs=1).fit(x, y).predict_proba(x) for _ in range(2)]
+    assert not np.array_equal(*unseeded)
+
+
+def deep(shape, outputs):
+    return nn.Sequential(nn.Linear(*shape, 12), nn.BatchNorm1d(12), nn.ReLU(), nn.Linear(12, outputs))
+
+
+def test_a_network_of_ones_own():
+    x, y = two_classes()
+    fitted = quick(module=deep).fit(x, y)
+    assert isinstance(fitted.model_[1], nn.BatchNorm1d)
+    assert fitted.score(x, y) > 0.85
+
+
+def test_options_are_the_settings_of_fit():
+    x, y = two_classes()
+    plain = quick(options={"method": "standard"}).fit(x, y)
+    assert plain.result_["method"] == "standard"
+    assert plain.result_["target"] is None
+    assert quick(weight=0.5).fit(x, y).result_["weight"] == 0.5
+
+
+def test_options_override_what_the_estimator_chooses_itself():
+    x, y = two_classes()
+    chosen = quick().fit(x, y).predict_proba(x)
+    assert np.array_equal(quick(options={"batch_size": 10}).fit(x, y).predict_proba(x), chosen)
+    assert not np.array_equal(quick(options={"batch_size": 50}).fit(x, y).predict_proba(x), chosen)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"options": {"lrr": 1.0}}, "Did you mean 'lr'"),
+        ({"options": {"epochs": 3}}, "got epochs"),
+        ({"target": None}, "a target or a constant weight"),
+        ({"target": 95.0}, "a fraction such as 0.95"),
+        ({"activation": "selu"}, "activation"),
+        ({"module": lambda shape, outputs: None}, "nn.Module; got NoneType"),
+        ({"module": lambda shape, outputs: nn.Linear(3, outputs)}, "a model that takes these inputs"),
+    ],
+)
+def test_unusable_settings_are_refused(settings, match):
+    with pytest.raises(InputError, match=match):
+        quick(**settings).fit(*two_classes())
+
+
+def test_few_samples():
+    x, y = two_classes()
+    some = np.concatenate([np.flatnonzero(y == label)[:4] for label in (0, 1)])
+    for n in range(6, 9):
+        assert quick().fit(x[some][-n:], y[some][-n:]).result_["samples"] == {"train_accuracy": n - 4}
+    with pytest.raises(ValueError, match="minimum of 6"):
+        quick().fit(x[:5], y[:5])
+    with pytest.raises(InputError, match="1 class"):
+        quick().fit(x, np.zeros(len(x)))
+
+
+def test_real_values_in_one_and_two_columns():
+    x, y = load_diabetes(return_X_y=True)
+    pipeline = make_pipeline(
+        StandardScaler(), TransformedTargetRegressor(CLIPRegressor(epochs=20), transformer=StandardScaler())
+    )
+    assert pipeline.fit(x, y).score(x, y) > 0.4
+    both = np.stack([y, -y], axis=1) / 100
+    fitted = CLIPRegressor(epochs=2).fit(x, both)
+    assert fitted.predict(x).shape == both.shape
+    assert fitted.model_(torch.zeros(1, 10)).shape == (1, 2)
+    assert CLIPRegressor(epochs=2).fit(x, y).predict(x).shape == y.shape
+
+
+def test_the_weight_of_a_regression_is_constant_or_steered_to_a_loss():
+    x = np.linspace(-2, 2, 200)[:, None]
+    y = np.sin(2 * x[:, 0])
+    default, steep = CLIPRegressor().fit(x, y), CLIPRegressor(weight=0).fit(x, y)
+    flat = CLIPRegressor(weight=1.0).fit(x, y)
+    assert (default.weight_, steep.weight_, flat.weight_) == (0.01, 0, 1)
+    assert lower_bound(flat) < lower_bound(steep) / 2
+    assert default.score(x, y) > 0.8
+    steered = CLIPRegressor(target=0.1, epochs=60).fit(x, y)
+    assert steered.result_["train_loss"] == pytest.approx(0.1, rel=0.5)
+    assert lower_bound(steered) < lower_bound(default)
