@@ -224,12 +224,18 @@ def test_refuses_constant_weights_below_0_or_not_finite(weight):
         ConstantWeight(weight)
 
 
-def test_a_limit_lowers_the_weight_for_good_and_never_raises_it():
+def test_a_limit_never_raises_the_weight():
     principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
     assert principle.limit(2.0) == principle.weight == 1.0
+    assert principle.limit(0.25) == 1.0  # the first penalty was the one that counted
+
+
+def test_a_limit_waits_for_the_first_penalty_and_the_rule_goes_on_from_there():
+    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
+    assert principle.limit(math.inf) == 1.0
     assert principle.limit(0.25) == principle.weight == 0.25
     principle.step(0.95)
-    assert 0.25 < principle.weight < 1.0  # it rises again by the rule, from there
+    assert 0.25 < principle.weight < 1.0
 
 
 def test_the_printed_rule_and_a_constant_weight_know_no_limit():

@@ -106,6 +106,7 @@ class DiscrepancyPrinciple:
         self.warmup, self.every, self.maximum = warmup, every, maximum
         self.calls = 0
         self.excess: float | None = None  # at the last update
+        self.limited = False
         self.started = warmup == 0
         self.weight = initial if self.started else 0.0
 
@@ -134,23 +135,25 @@ class DiscrepancyPrinciple:
         self.weight = min(weight, self.maximum)
 
     def limit(self, ceiling: float) -> float:
-        """Lower the weight to `ceiling` if it is above, and return it; the paper's additive rule has no such limit.
+        """Once, at the first penalty: lower the weight to `ceiling` if it is above. Returns the weight.
 
         A constant network pays no penalty, only the loss of the best constant. Where weight * penalty is more than that
         loss, collapsing to a constant pays off at once, and a network that has collapsed seldom comes back. With
-        `ceiling` = that loss / penalty a weight that starts far too high, or in other units, never gets that far.
+        `ceiling` = that loss / penalty a weight that starts far too high, or in other units, starts where it can do no
+        harm; from there the rule moves it. The paper's additive rule has no such limit. An infinite ceiling waits.
         """
-        if self.rule == "multiplicative":
-            self.weight = min(self.weight, ceiling)
+        if self.rule == "multiplicative" and not self.limited and self.weight > 0 and ceiling < math.inf:
+            self.weight, self.limited = min(self.weight, ceiling), True
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        return {"calls": self.calls, "started": self.started, "excess": self.excess, "weight": self.weight}
+        names = ("calls", "started", "limited", "excess", "weight")
+        return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.calls, self.started = state["calls"], state["started"]
+        self.calls, self.started, self.limited = state["calls"], state["started"], state["limited"]
         self.excess, self.weight = state["excess"], state["weight"]
 
 

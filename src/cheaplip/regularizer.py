@@ -134,7 +134,7 @@ class LipschitzRegularizer:
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._step_size = step_size
-        self._latest = 0.0  # the latest penalty, not weighted for its interval
+        self._latest = 0.0  # the latest penalty
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
         self._device = _device_of(model, pairs.u.device)
@@ -149,7 +149,7 @@ class LipschitzRegularizer:
         active = self._active
         quotient = self._quotient(self.state.u[active], self.state.v[active])
         penalty = self.interval * reduce_quotients(quotient, self.reduction, self.power, self.k)
-        self._latest = float(penalty.detach()) / self.interval
+        self._latest = float(penalty.detach())
         if not math.isfinite(self._latest):
             self.skipped, self._latest = self.skipped + 1, 0.0
             return penalty.new_zeros(())
