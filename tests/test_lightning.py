@@ -100,7 +100,7 @@ def test_it_is_the_loop_of_the_readme():
             optimizer.step()
             regularizer.step()
     assert same_weights(module.network, model)
-    assert torch.equal(module.lipschitz_regularizer.state.u, regularizer.state.u)
+    assert torch.equal(module.lipschitz_regularizer.state.points, regularizer.state.points)
 
 
 @pytest.mark.parametrize("validates", [False, True])
@@ -114,7 +114,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, validates):
     train(resumed, 4, validation=validation, ckpt_path=saver.last_model_path)
     assert same_weights(resumed.network, whole.network)
     assert resumed.lipschitz_principle.state_dict() == whole.lipschitz_principle.state_dict()
-    assert torch.equal(resumed.lipschitz_regularizer.state.u, whole.lipschitz_regularizer.state.u)
+    assert torch.equal(resumed.lipschitz_regularizer.state.points, whole.lipschitz_regularizer.state.points)
 
 
 def test_a_checkpoint_from_without_the_mixin_starts_the_penalty():

@@ -102,7 +102,7 @@ def test_penalties_that_are_not_finite_are_left_out_and_counted():
     model = network()
     regularizer = made(model, some_pairs())
     healthy = regularizer().item()
-    before = regularizer.state.u.clone(), regularizer.state.quotient.clone()
+    before = regularizer.state.points.clone(), regularizer.state.quotient.clone()
     weight = model[0].weight.detach().clone()
     with torch.no_grad():
         model[0].weight.fill_(math.nan)
@@ -111,7 +111,7 @@ def test_penalties_that_are_not_finite_are_left_out_and_counted():
     assert not penalty.requires_grad
     regularizer.step()
     assert regularizer.skipped == 1
-    assert torch.equal(regularizer.state.u, before[0])
+    assert torch.equal(regularizer.state.points, before[0])
     assert torch.equal(regularizer.state.quotient, before[1])
     with torch.no_grad():
         model[0].weight.copy_(weight)
@@ -132,7 +132,7 @@ def test_a_saved_state_continues_identically(rule, interval):
             regularizer.step()
             if i == 7:
                 regularizer.redraw()
-        return penalties, regularizer.state.u.clone(), regularizer.lower_bound()
+        return penalties, regularizer.state.points.clone(), regularizer.lower_bound()
 
     model = network()
     one, other = make(0), make(1)
@@ -153,10 +153,10 @@ def test_a_saved_state_continues_identically(rule, interval):
 def test_redrawing_replaces_all_pairs_by_others_of_the_recipe():
     regularizer = made(network(), uniform_pairs(-torch.ones(4), torch.ones(4), 10, 0.1), active=3)
     regularizer()
-    before = regularizer.state.u.clone()
+    before = regularizer.state.points.clone()
     regularizer.redraw()
-    assert not (regularizer.state.u == before).all(1).any()
-    assert regularizer.state.u.abs().max() <= 1
+    assert not (regularizer.state.points == before).all(2).any()
+    assert regularizer.state.points[:, 0].abs().max() <= 1
     assert regularizer().item() > 0
 
 
@@ -173,7 +173,7 @@ def test_double_precision_works(rule):
     for _ in range(3):
         assert regularizer().dtype == torch.float64
         regularizer.step()
-    assert regularizer.state.u.dtype == torch.float64
+    assert regularizer.state.points.dtype == torch.float64
 
 
 @pytest.mark.parametrize(

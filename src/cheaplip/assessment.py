@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
-from .ascent import keep_valid, normalized_step, quotient_and_gradients
+from .ascent import keep_valid, normalized_step, quotient_and_gradient
 from .bounds.bracket import lipschitz_bracket
 from .bounds.lower import lower_bound
 from .config import validated
@@ -113,10 +113,11 @@ def example_pairs(model: nn.Module, data: Dataset, *, steps: int = 200, seed: in
     u, v = u[:SHOWN_PAIRS], v[:SHOWN_PAIRS]
     arrays = _described(model, u, v, "before")
     separation = 0.01 * float(sample_norm(u - v).median())
+    points = torch.stack([u, v], dim=1)
     for _ in range(steps):
-        _, gradients = quotient_and_gradients(model, u, v)
-        u, v = keep_valid(normalized_step((u, v), gradients, 0.05), (u, v), separation, data.domain)
-    return arrays | _described(model, u, v, "after")
+        _, gradient = quotient_and_gradient(model, points)
+        points = keep_valid(normalized_step(points, gradient, 0.05), points, separation, data.domain)
+    return arrays | _described(model, points[:, 0], points[:, 1], "after")
 
 
 @torch.no_grad()

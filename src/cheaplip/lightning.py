@@ -92,7 +92,7 @@ class LipschitzMixin:
         self._observe_lipschitz(outputs.detach(), y)
         if self.lipschitz_principle.weight == 0:
             return outputs.new_zeros(())
-        if self.lipschitz_regularizer.state.u.device != outputs.device:  # made in __init__, before the model was moved
+        if self.lipschitz_regularizer.state.points.device != outputs.device:  # made in __init__, before the model was moved
             made = self._make_lipschitz_regularizer()
             made.load_state_dict(self.lipschitz_regularizer.state_dict())
             self.lipschitz_regularizer = made

@@ -88,8 +88,14 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
     if u.dim() == 0 or not (u.is_floating_point() and v.is_floating_point()):
         do = "Convert the inputs with .float()."
         raise InputError("points (pairs, *input) of floating-point type", f"shape {tuple(u.shape)} of {u.dtype}", do)
-    output_u, output_v = forward(model, torch.cat([u, v])).chunk(2)
-    return quotient_of(output_u - output_v, _wide(u) - _wide(v), input_norm, output_norm)
+    return pair_quotient(model, torch.stack([u, v], dim=1), input_norm, output_norm)
+
+
+def pair_quotient(model: Model, points: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
+    """`difference_quotient` of pairs whose two points lie side by side in one tensor, `(pairs, 2, *input)` -> `(pairs,)`."""
+    outputs = forward(model, points.flatten(0, 1)).unflatten(0, (-1, 2))
+    points = _wide(points)
+    return quotient_of(outputs[:, 0] - outputs[:, 1], points[:, 0] - points[:, 1], input_norm, output_norm)
 
 
 def quotient_of(rise: Tensor, gap: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:

@@ -14,7 +14,7 @@ from . import ascent
 from .errors import InputError, require_known
 from .norms import check_exponent, sample_norm
 from .pairs import PairSet
-from .quotient import Model, difference_quotient
+from .quotient import Model, pair_quotient
 
 REDUCTIONS = ("mean", "max", "topk")
 ASCENTS = ("normalized", "printed", "accepted")
@@ -36,8 +36,7 @@ def reduce_quotients(quotient: Tensor, reduction: str, power: int, k: int = 1) -
 class PairState:
     """What the regularizer knows of its pairs."""
 
-    u: Tensor  # (pairs, *input)
-    v: Tensor  # (pairs, *input)
+    points: Tensor  # (pairs, 2, *input): u and v of each
     step_size: Tensor  # (pairs,) of the ascent, adapted pair by pair
     quotient: Tensor  # (pairs,) when last visited; inf before the first visit, so that new pairs count as hard
     order: Tensor  # (pool,) the working pool, in the order in which this round visits it
@@ -147,7 +146,7 @@ class LipschitzRegularizer:
         if self.state.calls % self.interval:
             return torch.zeros((), device=self._device)
         active = self._active
-        quotient = self._quotient(self.state.u[active], self.state.v[active])
+        quotient = self._quotient(self.state.points[active])
         penalty = self.interval * reduce_quotients(quotient, self.reduction, self.power, self.k)
         self._latest = float(penalty.detach())
         if not math.isfinite(self._latest):
@@ -167,14 +166,14 @@ class LipschitzRegularizer:
             return
         self._rotate()
         active, state = self._active, self.state
-        points = state.u[active], state.v[active]
+        points = state.points[active]
         for _ in range(self.ascent_steps):
-            state.before, gradients = ascent.quotient_and_gradients(self.model, *points, self.input_norm, self.output_norm)
+            state.before, gradient = ascent.quotient_and_gradient(self.model, points, self.input_norm, self.output_norm)
             if self.ascent == "accepted":
                 points, _, state.step_size[active] = ascent.accepted_step(
                     self.model,
                     points,
-                    gradients,
+                    gradient,
                     state.before,
                     state.step_size[active],
                     separation=self.separation,
@@ -184,9 +183,9 @@ class LipschitzRegularizer:
                 )
             else:
                 rule = ascent.printed_step if self.ascent == "printed" else ascent.normalized_step
-                proposal = rule(points, gradients, state.step_size[active])
+                proposal = rule(points, gradient, state.step_size[active])
                 points = ascent.keep_valid(proposal, points, self.separation, self.domain, self.input_norm)
-        state.u[active], state.v[active] = points
+        state.points[active] = points
 
     def ceiling(self, chance: float) -> float:
         """The weight at which the latest penalty costs `chance`, the loss of the best constant; inf if none was due.
@@ -195,12 +194,17 @@ class LipschitzRegularizer:
         """
         return chance / self._latest if self._latest > 0 else math.inf
 
+    @property
+    def pairs(self) -> PairSet:
+        """X_Lip as the ascent has left it."""
+        return PairSet(self.state.points[:, 0], self.state.points[:, 1])
+
     @torch.no_grad()
     def lower_bound(self, pairs: int = 256) -> float:
         """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
         seen = self.state.quotient.nan_to_num(posinf=0.0)  # pairs that were never visited are not known to be steep
         hardest = seen.topk(min(pairs, len(seen))).indices
-        return float(self._quotient(self.state.u[hardest], self.state.v[hardest]).max())
+        return float(self._quotient(self.state.points[hardest]).max())
 
     def redraw(self) -> None:
         """Replace all pairs by fresh ones of the same recipe (the paper's regression does so every epoch)."""
@@ -215,9 +219,9 @@ class LipschitzRegularizer:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`; `InputError` if it belongs to another pair set."""
-        if state["u"].shape != self.state.u.shape:
-            got = f"{tuple(state['u'].shape)}"
-            raise InputError(f"a state of pairs {tuple(self.state.u.shape)}", got, "Make the regularizer with the same pairs.")
+        got, expected = tuple(state["points"].shape), tuple(self.state.points.shape)
+        if got != expected:
+            raise InputError(f"a state of pairs {expected}", got, "Make the regularizer with the same pairs.")
         fields = {name: state[name] for name in vars(self.state)}
         self.state = PairState(**{name: _moved(value, self._device) for name, value in fields.items()})
         self._generator.set_state(state["generator"].cpu())
@@ -233,22 +237,24 @@ class LipschitzRegularizer:
         if state.cursor + self.active <= len(state.order):
             return
         state.cursor = 0
-        kept = self.pool - min(int(self.renewal * self.pool), len(state.u) - self.pool)
-        outside = torch.ones(len(state.u), dtype=torch.bool, device=self._device)
+        kept = self.pool - min(int(self.renewal * self.pool), len(state.points) - self.pool)
+        outside = torch.ones(len(state.points), dtype=torch.bool, device=self._device)
         outside[state.order] = False
         hardest = state.order[state.quotient[state.order].topk(kept).indices]
         others = outside.nonzero().squeeze(1)
         others = others[self._shuffled(len(others))[: self.pool - kept]]
         state.order = torch.cat([hardest, others])[self._shuffled(self.pool)]
 
-    def _quotient(self, u: Tensor, v: Tensor) -> Tensor:
-        return difference_quotient(self.model, u, v, self.input_norm, self.output_norm)
+    def _quotient(self, points: Tensor) -> Tensor:
+        return pair_quotient(self.model, points, self.input_norm, self.output_norm)
 
     def _fresh_state(self, pairs: PairSet) -> PairState:
-        u, v = pairs.u.detach().to(self._device, copy=True), pairs.v.detach().to(self._device, copy=True)
-        of_each = u.new_ones(len(u), dtype=torch.promote_types(u.dtype, torch.float32))
-        order = self._shuffled(len(u))[: self.pool]
-        return PairState(u, v, of_each * self._step_size, of_each * torch.inf, order, of_each[: self.active] * torch.nan, 0, 0)
+        points = torch.stack([pairs.u, pairs.v], dim=1).detach().to(self._device)
+        of_each = points.new_ones(len(points), dtype=torch.promote_types(points.dtype, torch.float32))
+        order = self._shuffled(len(points))[: self.pool]
+        return PairState(
+            points, of_each * self._step_size, of_each * torch.inf, order, of_each[: self.active] * torch.nan, 0, 0
+        )
 
     def _shuffled(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self._generator).to(self._device)

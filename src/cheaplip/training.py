@@ -216,5 +216,5 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "provenance": provenance(accelerator.device),
     }
     penalty = state.penalty
-    pairs = PairSet(penalty.state.u, penalty.state.v) if isinstance(penalty, LipschitzRegularizer) else None
+    pairs = penalty.pairs if isinstance(penalty, LipschitzRegularizer) else None
     return TrainResult(state.model, state.history, result, pairs)

@@ -85,31 +85,29 @@ def pair_lower_bound(
         InputError: a model whose outputs are not finite.
     """
     f = in_float64(model)
-    u, v = u.detach().double(), v.detach().double()
+    points = torch.stack([u, v], dim=1).detach().double()  # (pairs, 2, *input)
     if domain is not None:
-        u, v = u.clamp(*domain), v.clamp(*domain)
-    gap = sample_norm(u - v, input_norm)
+        points = points.clamp(*domain)
+    gap = sample_norm(points[:, 0] - points[:, 1], input_norm)
     # rounding alone makes steep quotients of pairs that are nearer than this
-    rounding = 1e-10 * float(sample_norm(u, input_norm).max())
+    rounding = 1e-10 * float(sample_norm(points[:, 0], input_norm).max())
     floor = max(separation * float(gap.mean()), rounding)
-    sizes = u.new_full((len(u),), 0.5)
-    quotient, gradients = ascent.quotient_and_gradients(f, u, v, input_norm, output_norm)
+    sizes = points.new_full((len(points),), 0.5)
+    quotient, gradient = ascent.quotient_and_gradient(f, points, input_norm, output_norm)
     _check_finite(quotient)
     quotient = torch.where(gap >= floor, quotient, 0.0)
     for _ in range(steps):
-        proposal = ascent.normalized_step((u, v), gradients, sizes)
-        proposal = ascent.keep_valid(proposal, (u, v), floor, domain, input_norm)
-        proposed, proposed_gradients = ascent.quotient_and_gradients(f, *proposal, input_norm, output_norm)
-        apart = sample_norm(proposal[0] - proposal[1], input_norm) >= 0.99 * floor  # not where keep_valid gave up
+        proposal = ascent.keep_valid(ascent.normalized_step(points, gradient, sizes), points, floor, domain, input_norm)
+        proposed, proposed_gradient = ascent.quotient_and_gradient(f, proposal, input_norm, output_norm)
+        apart = sample_norm(proposal[:, 0] - proposal[:, 1], input_norm) >= 0.99 * floor  # not where keep_valid gave up
         rises = (proposed > quotient) & apart
-        mask = per_sample(rises, u)
-        u, v = torch.where(mask, proposal[0], u), torch.where(mask, proposal[1], v)
-        new, old = proposed_gradients, gradients
-        gradients = torch.where(mask, new[0], old[0]), torch.where(mask, new[1], old[1])
+        mask = per_sample(rises, points)
+        points = torch.where(mask, proposal, points)
+        gradient = torch.where(mask, proposed_gradient, gradient)
         quotient = torch.where(rises, proposed, quotient)
         sizes = torch.where(rises, sizes * ascent.GROWTH, sizes / 2).clamp(max=2.0)
     best = int(quotient.argmax())
-    return LowerBound(float(quotient[best]), "ascent on pairs", (u[best], v[best]))
+    return LowerBound(float(quotient[best]), "ascent on pairs", (points[best, 0], points[best, 1]))
 
 
 def jacobian_lower_bound(model: Model, x: Tensor, *, chunk: int = 250) -> LowerBound:

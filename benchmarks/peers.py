@@ -1,0 +1,76 @@
+"""What CLIP is compared with: PGD adversarial training and a Jacobian penalty, as losses and as complete trainings.
+
+Both trainings see the same samples in the same order as `cheaplip.fit`, with its optimizer and schedule.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cheaplip import DiscrepancyPrinciple
+from cheaplip.config import TrainConfig
+from cheaplip.data import Dataset
+from cheaplip.methods import make_optimizer, make_schedule
+from cheaplip.models import mlp
+from cheaplip.norms import per_sample, sample_norm, sample_unit
+from cheaplip.robustness import accuracy
+from cheaplip.tasks import TensorBatches, split
+
+
+def pgd_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int = 7, random: bool = True) -> Tensor:
+    """Inputs moved up the loss by `steps` normalised-gradient steps of 2.5 eps / steps, in the L2 ball and in [0, 1]."""
+    adversarial = x
+    if random:
+        adversarial = (x + eps * torch.rand(len(x), *[1] * (x.dim() - 1)).to(x) * sample_unit(torch.randn_like(x))).clamp(0, 1)
+    for _ in range(steps):
+        adversarial = adversarial.detach().requires_grad_()
+        (gradient,) = torch.autograd.grad(cross_entropy(model(adversarial), y, reduction="sum"), adversarial)
+        offset = adversarial.detach() + 2.5 * eps / steps * sample_unit(gradient) - x
+        length = per_sample(sample_norm(offset).clamp(min=1e-12), offset)
+        adversarial = (x + offset * (eps / length).clamp(max=1)).clamp(0, 1)
+    return adversarial.detach()
+
+
+def jacobian_penalty(outputs: Tensor, x: Tensor) -> Tensor:
+    """Mean of |J^T r|^2, r one random direction of the outputs a sample: an unbiased estimate of |J|_F^2."""
+    (row,) = torch.autograd.grad((outputs * torch.randn_like(outputs)).sum(), x, create_graph=True)
+    return row.square().sum() / len(x)
+
+
+def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tuple[nn.Module, float]:
+    """Train an MLP by `adversarial` or `jacobian`; eps or the weight is steered to the target of the clean accuracy.
+
+    Returns:
+        The network and where eps or the weight ended.
+    """
+    torch.manual_seed(config.seed)
+    model = mlp(data.train_x.shape[1:], data.classes, activation=activation)
+    parts = split(len(data.train_x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
+    batches = TensorBatches(data.train_x, data.train_y, parts.fit, batch_size=config.batch_size, seed=config.seed)
+    optimizer = make_optimizer(model, config)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_schedule(config, config.epochs * len(batches)))
+    if config.weight is not None:
+        principle = None
+    elif kind == "adversarial":
+        principle = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
+    else:
+        principle = DiscrepancyPrinciple(config.target, initial=config.initial_weight)
+    for epoch in range(1, config.epochs + 1):
+        weight = config.weight if principle is None else principle.weight
+        for x, y in batches.epoch(epoch):
+            if kind == "adversarial":
+                loss = cross_entropy(model(pgd_examples(model, x, y, weight) if weight else x), y)
+            elif weight:
+                outputs = model(x.requires_grad_())
+                loss = cross_entropy(outputs, y) + weight * jacobian_penalty(outputs, x)
+            else:
+                loss = cross_entropy(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+        if principle is not None:
+            principle.step(accuracy(model, data.train_x[parts.fit], data.train_y[parts.fit]))
+    return model.eval(), weight
