@@ -57,6 +57,18 @@ def _cross_entropy_gradient(model, x, y):
     return torch.autograd.grad(loss, x)[0]
 
 
+def soft_margin(logits, label):
+    """log sum over the other classes of exp(4 (z_j - z_label) / s), s the standard deviation of the logits, a constant."""
+    spread = logits.detach().std().item()
+    others = [j for j in range(len(logits)) if j != label]
+    return torch.log(sum(torch.exp(4 * (logits[j] - logits[label]) / spread) for j in others))
+
+
+def _soft_margin_gradient(model, x, y):
+    x = x.clone().requires_grad_()
+    return torch.autograd.grad(soft_margin(model(x[None])[0], y.item()), x)[0]
+
+
 def project(point, centre, eps, box):
     offset = point - centre
     length = offset.norm().item()
@@ -78,7 +90,7 @@ def equation_14(model, x, y, eps, alpha, iterations, box=None):
 
 
 def normalized_pgd(model, x, y, eps, step, iterations, box=None):
-    """Steps along the normalised gradient, sample by sample; stops at the first misclassified point."""
+    """Steps along the normalised gradient of the soft margin, sample by sample; stops at the first misclassified point."""
     points, fooled = [], []
     for centre, label in zip(x, y, strict=True):
         point, wrong = centre, False
@@ -87,7 +99,7 @@ def normalized_pgd(model, x, y, eps, step, iterations, box=None):
                 wrong = model(point[None]).argmax(1).item() != label.item()
             if wrong or iteration == iterations:
                 break
-            gradient = _cross_entropy_gradient(model, point, label)
+            gradient = _soft_margin_gradient(model, point, label)
             point = project(point + step * gradient / gradient.norm(), centre, eps, box)
         points.append(point)
         fooled.append(wrong)

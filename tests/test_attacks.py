@@ -68,8 +68,14 @@ def test_attacks_stay_in_the_ball_and_the_box_and_tell_the_truth(seed, eps, box,
             assert adversarial.max() <= 1
 
 
+def foolbox_soft_margin(logits, labels):
+    values = [oracles.soft_margin(z, int(label)) for z, label in zip(logits.raw, labels.raw, strict=True)]
+    return type(logits)(torch.stack(values).sum())
+
+
 @pytest.mark.filterwarnings("ignore")  # foolbox's own
 def test_normalized_pgd_agrees_with_foolbox():
+    """Its steps and projections, on our objective."""
     foolbox = pytest.importorskip("foolbox")
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 32), nn.ReLU(), nn.Linear(32, 5)).eval()
@@ -79,12 +85,24 @@ def test_normalized_pgd_agrees_with_foolbox():
     for eps, steps in ((0.15, 1), (0.15, 3), (0.15, 20), (0.6, 10)):
         step = eps / 4
         attack = foolbox.attacks.L2ProjectedGradientDescentAttack(abs_stepsize=step, steps=steps, random_start=False)
+        attack.get_loss_fn = lambda judge, labels: lambda x: foolbox_soft_margin(judge(x), labels)
         theirs, _, success = attack(judge, x, y, epsilons=eps)
         ours, fooled = normalized_pgd(model, x, y, eps=eps, step=step, iterations=steps, box=(0.0, 1.0))
         assert bool((~success | fooled).all())
         torch.testing.assert_close(ours[~fooled], theirs[~fooled], rtol=1e-4, atol=1e-5)
         if steps > 1:
             assert 0 < fooled.sum() < 60
+
+
+@given(seed=SEEDS, gain=st.sampled_from([1e-6, 1e-3, 1e3, 1e6]))
+def test_the_strong_attack_is_the_same_at_any_scale_of_the_logits(seed, gain):
+    """Cross-entropy is not: on small logits it pulls towards all classes at once, and a network would look robust."""
+    model, (x, _) = classifier(seed), samples(seed)
+    y = model(x).argmax(1)
+    expected, expected_fooled = normalized_pgd(model, x, y, eps=0.5, step=0.1, iterations=8)
+    actual, fooled = normalized_pgd(lambda x: gain * model(x), x, y, eps=0.5, step=0.1, iterations=8)
+    assert torch.equal(fooled, expected_fooled)
+    torch.testing.assert_close(actual, expected)
 
 
 @given(seed=SEEDS, eps=st.floats(0.05, 2), gain=st.sampled_from([1e-3, 1.0, 1e3, 1e6]), start=st.booleans())

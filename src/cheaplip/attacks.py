@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Generator, Tensor
 
@@ -43,7 +45,7 @@ def signed_pgd(
     """
     adversarial = x
     for _ in range(iterations):
-        gradient, _ = _ascent_direction(model, adversarial, y)
+        gradient, _ = _ascent(model, adversarial, y, _cross_entropy)
         adversarial = _project(adversarial + step * gradient.sign(), x, eps, box)
     return adversarial
 
@@ -59,8 +61,10 @@ def normalized_pgd(
     box: Box | None = None,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Strong L2 attack: steps of length `step` along the normalised gradient, projected on the ball and then the box.
+    """Strong L2 attack: steps of length `step` along a normalised gradient, projected on the ball and then the box.
 
+    What rises is the (soft) largest other logit minus that of the label, in units of the logits' spread: the attack is
+    the same whatever the scale of the logits.
     A sample is fooled if any point on the way is misclassified, the start and the end included; it then stays at the
     first such point and costs nothing further.
 
@@ -81,11 +85,11 @@ def normalized_pgd(
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     standing = torch.arange(len(x), device=x.device)  # indices of the samples not fooled yet
     for _ in range(iterations):
-        gradient, right = _ascent_direction(model, adversarial[standing], y[standing])
-        fooled[standing] = ~right
-        standing, gradient = standing[right], gradient[right]
         if len(standing) == 0:
             return adversarial, fooled
+        gradient, right = _ascent(model, adversarial[standing], y[standing], _soft_margin)
+        fooled[standing] = ~right
+        standing, gradient = standing[right], gradient[right]
         ahead = adversarial[standing] + step * sample_unit(gradient)
         adversarial[standing] = _project(ahead, x[standing], eps, box)
     with torch.no_grad():
@@ -106,19 +110,30 @@ def classified(logits: Tensor, y: Tensor) -> Tensor:
     return (logits.argmax(1) == y) & ~logits.isnan().any(1)
 
 
-def _ascent_direction(model: Model, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradient of each sample's cross-entropy up to a positive factor, and which samples are classified as y.
-
-    With a = logsumexp of the other logits minus that of the label, the cross-entropy is log(1 + exp(a)): a has the same
-    ascent direction, but its gradient does not vanish where the network is sure, which would hide samples from attacks.
-    """
+def _ascent(model: Model, x: Tensor, y: Tensor, rise: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The gradient of each sample's `rise(logits, y)`, and which samples are classified as y."""
     x = x.detach().requires_grad_()
     with torch.enable_grad():
         logits = model(x)
-        label = y[:, None]
-        rise = logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
-        (gradient,) = torch.autograd.grad(rise.sum(), x)
+        (gradient,) = torch.autograd.grad(rise(logits, y).sum(), x)
     return gradient.nan_to_num(0.0), classified(logits.detach(), y)
+
+
+def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """log(exp(l) - 1) of the cross-entropy l: it rises with l, but its gradient does not vanish where the network is sure."""
+    label = y[:, None]
+    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
+
+
+def _soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The soft largest other logit minus that of the label, in units of a quarter of the logits' spread.
+
+    Without the units an attack would look weaker the smaller the logits are, as in networks with a small Lipschitz
+    constant: close logits all pull at once. The spread is a constant to the gradient. The factor 4 measured strongest on
+    adversarially trained and on CLIP networks alike, before the hard margin and the cross-entropy.
+    """
+    spread = logits.detach().std(1, keepdim=True)
+    return _cross_entropy(4 * logits / torch.where(spread > 0, spread, 1.0), y)
 
 
 def _project(adversarial: Tensor, x: Tensor, eps: float, box: Box | None) -> Tensor:
