@@ -51,7 +51,7 @@ def one(name: str, seed: int) -> dict[str, Any]:
     model = mlp((1, 28, 28), 10)
     trained = fit(model, data, method="clip", target=TARGETS[name], seed=seed)
     found = search(trained.model, data, seed)
-    largest = trained.history[-1]["lower_bound"]
+    largest = trained.result["pair_lower_bound"]
     return {"data": name, "seed": seed, "pair set": largest, **found, "ratio": largest / max(found.values())}
 
 
@@ -65,7 +65,10 @@ def main(
     record = {"schema": 1, "rows": rows, "provenance": provenance(torch.device("cpu"))}
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n")
     lines = ["| " + " | ".join(rows[0]) + " |", "|---" * len(rows[0]) + "|"]
-    lines += ["| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()) + " |" for row in rows]
+    lines += [
+        "| " + " | ".join(f"{cell:.3f}" if isinstance(cell, float) else str(cell) for cell in row.values()) + " |"
+        for row in rows
+    ]
     (out / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
 

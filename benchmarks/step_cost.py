@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import peers
 import torch
 import typer
 from rich.progress import track
@@ -30,7 +31,7 @@ from torch.utils.flop_counter import flop_registry
 from cheaplip import LipschitzRegularizer, perturbed_pairs
 from cheaplip.config import PRESETS, TrainConfig
 from cheaplip.models import cnn, mlp
-from cheaplip.norms import per_sample, sample_norm
+from cheaplip.norms import per_sample
 from cheaplip.provenance import provenance
 from cheaplip.quotient import difference_quotient, evaluating
 
@@ -115,7 +116,7 @@ def plain(s: Setting) -> Step:
 def clip(config: TrainConfig, **changes: object) -> Callable[[Setting], Step]:
     settings = {"active": config.active, "reduction": config.reduction, "power": config.power}
     settings |= {"ascent": config.ascent, "step_size": config.step_size, "interval": config.interval}
-    settings |= {"pool": config.pool, "renewal": config.renewal, **changes}
+    settings |= {"pool": config.pool, "renewal": config.renewal, "explore": config.explore, **changes}
 
     def make(s: Setting) -> Step:
         regularizer = LipschitzRegularizer(s.model, perturbed_pairs(s.held_out), domain=(0, 1), **settings)
@@ -156,16 +157,9 @@ def adversarial(s: Setting) -> Step:
     """Adversarial training: 7 steps of L2 PGD, then a plain step on the attacked batch."""
 
     def step() -> None:
-        attacked = s.x
         with evaluating(s.model):
-            for _ in range(7):
-                attacked = attacked.detach().requires_grad_()
-                (gradient,) = torch.autograd.grad(cross_entropy(s.model(attacked), s.y, reduction="sum"), attacked)
-                length = per_sample(sample_norm(gradient).clamp(min=1e-12), gradient)
-                offset = attacked.detach() + 0.7 * gradient / length - s.x
-                length = per_sample(sample_norm(offset).clamp(min=1e-12), offset)
-                attacked = (s.x + offset * (2 / length).clamp(max=1)).clamp(0, 1)
-        s.descend(cross_entropy(s.model(attacked.detach()), s.y))
+            attacked = peers.pgd_examples(s.model, s.x, s.y, eps=2.0)
+        s.descend(cross_entropy(s.model(attacked), s.y))
 
     return step
 
@@ -176,9 +170,7 @@ def jacobian(s: Setting) -> Step:
     def step() -> None:
         x = s.x.detach().requires_grad_()
         outputs = s.model(x)
-        direction = torch.randn_like(outputs)
-        (row,) = torch.autograd.grad((outputs * direction).sum(), x, create_graph=True)
-        s.descend(cross_entropy(outputs, s.y) + WEIGHT * row.square().sum() / len(x))
+        s.descend(cross_entropy(outputs, s.y) + WEIGHT * peers.jacobian_penalty(outputs, x))
 
     return step
 

@@ -55,7 +55,7 @@ def normalized_step(points: Tensor, gradient: Tensor, step_size: float | Tensor)
         gradient: any positive multiple, pair by pair, of the gradient of L.
         step_size: length in units of |u - v| (dimensionless), one number or one a pair `(pairs,)`.
     """
-    length = (step_size * sample_norm(points[:, 0] - points[:, 1])).to(points)
+    length = (step_size * _distance(points)).to(points)
     return torch.addcmul(points, per_sample(length, points), sample_unit(gradient))
 
 
@@ -102,6 +102,45 @@ def accepted_step(
     return moved, torch.where(rises, proposed, quotient), step_sizes
 
 
+def climb(
+    model: Model,
+    points: Tensor,
+    *,
+    steps: int,
+    separation: float,
+    domain: tuple[float, float] | None = None,
+    input_norm: float = 2,
+    output_norm: float = 2,
+) -> tuple[Tensor, Tensor]:
+    """Ascend until little is left to gain: `steps` normalised steps, each taken only where it raises the quotient.
+
+    Args:
+        model: f.
+        points: u and v of each pair, `(pairs, 2, *input)`.
+        steps: ascent steps; a pair's step size grows by `GROWTH` when one is taken and is halved when refused.
+        separation: the least distance of a pair; the quotient of a nearer one counts as 0 until it is that far apart.
+        domain: box that the points must not leave.
+        input_norm: exponent of the norm on inputs.
+        output_norm: exponent of the norm on outputs.
+
+    Returns:
+        The points and their quotients `(pairs,)`, none lower than before.
+    """
+    sizes = points.new_full((len(points),), 0.5)
+    quotient, gradient = quotient_and_gradient(model, points, input_norm, output_norm)
+    quotient = torch.where(_distance(points, input_norm) >= separation, quotient, 0.0)
+    for _ in range(steps):
+        proposal = keep_valid(normalized_step(points, gradient, sizes), points, separation, domain, input_norm)
+        proposed, proposed_gradient = quotient_and_gradient(model, proposal, input_norm, output_norm)
+        apart = _distance(proposal, input_norm) >= 0.99 * separation  # not where keep_valid gave up
+        rises = (proposed > quotient) & apart
+        mask = per_sample(rises, points)
+        points, gradient = torch.where(mask, proposal, points), torch.where(mask, proposed_gradient, gradient)
+        quotient = torch.where(rises, proposed, quotient)
+        sizes = torch.where(rises, sizes * GROWTH, sizes / 2).clamp(max=2.0)
+    return points, quotient
+
+
 def keep_valid(
     proposal: Tensor,
     points: Tensor,
@@ -121,6 +160,10 @@ def keep_valid(
     if domain is not None:
         proposal = proposal.clamp(*domain)
     # 1e-3: a stretched pair may miss the separation by rounding
-    distance = sample_norm(proposal[:, 0] - proposal[:, 1], input_norm)
+    distance = _distance(proposal, input_norm)
     valid = (distance >= separation * (1 - 1e-3)) & distance.isfinite()
     return torch.where(per_sample(valid, proposal), proposal, points)
+
+
+def _distance(points: Tensor, input_norm: float = 2) -> Tensor:
+    return sample_norm(points[:, 0] - points[:, 1], input_norm)

@@ -51,6 +51,7 @@ class TrainConfig(BaseModel):
     interval: int = Field(8, ge=1)
     pool: int = Field(1000, ge=1)
     renewal: FiniteFloat = Field(0.25, ge=0, le=1)
+    explore: FiniteFloat = Field(0.5, ge=0, le=1)
     reduction: Literal["mean", "max", "topk"] = "mean"
     power: Literal[1, 2] = 2
     k: int = Field(4, ge=1)
@@ -93,6 +94,7 @@ PAPER = TrainConfig(
     interval=1,
     pool=6000,
     renewal=0.0,
+    explore=0.0,
     reduction="max",
     power=1,
     ascent="accepted",

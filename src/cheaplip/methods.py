@@ -43,6 +43,7 @@ def _lipschitz_penalty(model: nn.Module, task: Task, config: TrainConfig, pairs:
         interval=config.interval,
         pool=config.pool,
         renewal=config.renewal,
+        explore=config.explore,
         reduction=config.reduction,
         power=config.power,
         k=config.k,

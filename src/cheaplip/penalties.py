@@ -49,6 +49,10 @@ class NoPenalty:
         """A lower bound of Lip(f), where the penalty knows one."""
         return None
 
+    def refine(self) -> float | None:
+        """The lower bound after some work on it."""
+        return None
+
     def state_dict(self) -> dict[str, Any]:
         """What changes during training: nothing."""
         return {}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from . import ascent
 from .errors import InputError, require_known
-from .norms import check_exponent, sample_norm
+from .norms import check_exponent, per_sample, sample_norm
 from .pairs import PairSet
 from .quotient import Model, pair_quotient
 
@@ -65,6 +65,8 @@ class LipschitzRegularizer:
         interval: a penalty every so many steps, weighted accordingly.
         pool: pairs in the working pool; all of them if there are fewer.
         renewal: share of the pool that is replaced after a round.
+        explore: with a stated `domain`, this share of further pairs starts at random corners of the box, each with a
+            step towards a random point of it. Data alone let slopes grow unseen in the rest of the box.
         reduction: `"mean"`, `"max"` (the paper's) or `"topk"` of the active pairs' quotients.
         power: 1 (the paper's) or 2.
         k: how many quotients `"topk"` averages.
@@ -98,6 +100,7 @@ class LipschitzRegularizer:
         interval: int = 8,
         pool: int = 1000,
         renewal: float = 0.25,
+        explore: float = 0.5,
         reduction: str = "mean",
         power: int = 2,
         k: int = 4,
@@ -121,10 +124,12 @@ class LipschitzRegularizer:
                 raise InputError(f"{name} > 0", value, "Give a positive number.")
         if domain is not None and not domain[0] < domain[1]:
             raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
-        if not 0 <= renewal <= 1:
-            raise InputError("renewal in [0, 1]", renewal, "Give the share of the pool to replace after a round.")
+        for name, share in {"renewal": renewal, "explore": explore}.items():
+            if not 0 <= share <= 1:
+                raise InputError(f"{name} in [0, 1]", share, "Give a share, such as 0.25.")
         self.model = model
-        self.pool = min(pool, len(pairs))
+        self._explorers = 0 if domain is None else round(explore * len(pairs))
+        self.pool = min(pool, len(pairs) + self._explorers)
         self.active, self.interval, self.renewal = min(active, self.pool), interval, renewal
         self.reduction, self.power, self.k = reduction, power, k
         self.ascent, self.ascent_steps = ascent, ascent_steps
@@ -206,6 +211,28 @@ class LipschitzRegularizer:
         hardest = seen.topk(min(pairs, len(seen))).indices
         return float(self._quotient(self.state.points[hardest]).max())
 
+    def refine(self) -> float:
+        """Let the steepest pairs climb until little is left to gain; returns the largest quotient. For the end of a training.
+
+        256 pairs climb 20 steps, the steepest quarter of them 40 more, of these the steepest quarter 100 more: the work of
+        about 9,000 visits of a pair, 6 epochs' worth of the ascent on 50,000 samples. With a stated `domain`, a quarter
+        of the 256 are fresh corners of the box.
+        """
+        seen = self.state.quotient.nan_to_num(posinf=0.0)
+        chosen = seen.topk(min(256, len(seen))).indices
+        corners = self._corners(self.state.points)[: len(chosen) // 4].to(self._device)
+        if len(corners):
+            self.state.points[chosen[-len(corners) :]] = corners
+        norms = {"input_norm": self.input_norm, "output_norm": self.output_norm}
+        for steps in (20, 40, 100):
+            points = self.state.points[chosen]
+            points, quotient = ascent.climb(
+                self.model, points, steps=steps, separation=self.separation, domain=self.domain, **norms
+            )
+            self.state.points[chosen], self.state.quotient[chosen] = points, quotient
+            chosen = chosen[quotient.topk(-(-len(chosen) // 4)).indices]
+        return float(quotient.max())
+
     def redraw(self) -> None:
         """Replace all pairs by fresh ones of the same recipe (the paper's regression does so every epoch)."""
         self._pairs = self._pairs.redrawn(self._generator)
@@ -249,12 +276,25 @@ class LipschitzRegularizer:
         return pair_quotient(self.model, points, self.input_norm, self.output_norm)
 
     def _fresh_state(self, pairs: PairSet) -> PairState:
-        points = torch.stack([pairs.u, pairs.v], dim=1).detach().to(self._device)
+        points = torch.stack([pairs.u, pairs.v], dim=1).detach()
+        points = torch.cat([points, self._corners(points)]).to(self._device)
         of_each = points.new_ones(len(points), dtype=torch.promote_types(points.dtype, torch.float32))
         order = self._shuffled(len(points))[: self.pool]
         return PairState(
             points, of_each * self._step_size, of_each * torch.inf, order, of_each[: self.active] * torch.nan, 0, 0
         )
+
+    def _corners(self, points: Tensor) -> Tensor:
+        """Pairs at random corners of the domain, of any density, and a tenth of the way to a random point."""
+        low, high = self.domain
+        like = points[:1, 0].expand(self._explorers, *points.shape[2:])
+
+        def random(like: Tensor) -> Tensor:
+            return torch.rand(like.shape, generator=self._generator).to(points)
+
+        u = low + (high - low) * (random(like) < per_sample(random(like.flatten(1)[:, 0]), like))
+        v = u + 0.1 * (low + (high - low) * random(like) - u)
+        return torch.stack([u, v], dim=1)
 
     def _shuffled(self, n: int) -> Tensor:
         return torch.randperm(n, generator=self._generator).to(self._device)

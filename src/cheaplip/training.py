@@ -115,10 +115,11 @@ def fit(
         if state.best is not None:
             model.load_state_dict(state.best["model"])
         model.eval()
+        lower = penalty.refine()
         if out is not None and main:
             _save_weights(out / "model.safetensors", model)
             write_metrics(out / "metrics.jsonl", state.history)
-        return _result(state, task, config, accelerator)
+        return _result(state, task, config, accelerator, lower)
 
 
 def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
@@ -198,7 +199,7 @@ def _save_weights(path: Path, model: nn.Module) -> None:
     write_atomic(path, lambda temporary: safetensors.torch.save_file(weights, temporary))
 
 
-def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator) -> TrainResult:
+def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator, lower: float | None) -> TrainResult:
     name = "train_accuracy" if task.classification else "train_loss"
     measured, n = task.measure(state.model, accelerator)
     result: dict[str, Any] = {
@@ -210,6 +211,7 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "kept_epoch": state.kept["epoch"],
         "weight": state.kept["weight"],
         "skipped_steps": state.penalty.skipped,
+        "pair_lower_bound": lower,
         "seconds": sum(row["seconds"] for row in state.history),
         name: measured,
         "samples": {name: n},

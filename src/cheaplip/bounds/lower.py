@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from .. import ascent
 from ..errors import InputError
-from ..norms import per_sample, sample_norm
+from ..norms import sample_norm
 from ..pairs import PairSet
-from ..quotient import Model, evaluating
+from ..quotient import Model, evaluating, pair_quotient
 
 
 @dataclass(frozen=True)
@@ -92,20 +92,9 @@ def pair_lower_bound(
     # rounding alone makes steep quotients of pairs that are nearer than this
     rounding = 1e-10 * float(sample_norm(points[:, 0], input_norm).max())
     floor = max(separation * float(gap.mean()), rounding)
-    sizes = points.new_full((len(points),), 0.5)
-    quotient, gradient = ascent.quotient_and_gradient(f, points, input_norm, output_norm)
-    _check_finite(quotient)
-    quotient = torch.where(gap >= floor, quotient, 0.0)
-    for _ in range(steps):
-        proposal = ascent.keep_valid(ascent.normalized_step(points, gradient, sizes), points, floor, domain, input_norm)
-        proposed, proposed_gradient = ascent.quotient_and_gradient(f, proposal, input_norm, output_norm)
-        apart = sample_norm(proposal[:, 0] - proposal[:, 1], input_norm) >= 0.99 * floor  # not where keep_valid gave up
-        rises = (proposed > quotient) & apart
-        mask = per_sample(rises, points)
-        points = torch.where(mask, proposal, points)
-        gradient = torch.where(mask, proposed_gradient, gradient)
-        quotient = torch.where(rises, proposed, quotient)
-        sizes = torch.where(rises, sizes * ascent.GROWTH, sizes / 2).clamp(max=2.0)
+    _check_finite(pair_quotient(f, points, input_norm, output_norm))
+    norms = {"input_norm": input_norm, "output_norm": output_norm}
+    points, quotient = ascent.climb(f, points, steps=steps, separation=floor, domain=domain, **norms)
     best = int(quotient.argmax())
     return LowerBound(float(quotient[best]), "ascent on pairs", (points[best, 0], points[best, 1]))
 
