@@ -37,7 +37,6 @@ TUNING_SEED = 100
 CLASSES = 10
 TABLES = {"mnist": (0.95,), "fashion-mnist": (0.85, 0.76)}
 CURVES = {"mnist": (0.93, 0.95, 0.96, 0.97), "fashion-mnist": (0.74, 0.76, 0.80, 0.85)}
-CURVE_SEEDS = {"adversarial": 3, "jacobian": 0}  # at targets that are in no table; the others have all
 BEST = {"adversarial": ("softplus", 0.1), "jacobian": ("softplus", 0.1)}  # activation and learning rate, from the tuning
 VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP (default)": {},
@@ -128,24 +127,41 @@ def tune(jobs: Jobs = 2, out: Path = OUT) -> None:
 
 @app.command()
 def run(jobs: Jobs = 2, out: Path = OUT) -> None:
-    """Everything that the table and the curves need, seed by seed."""
-    carry_out([spec for seed in SEEDS for spec in specs_of(seed)], out / "runs.jsonl", jobs)
+    """Everything that the table and the curves need: the tables' methods, then the curves, then CLIP's variants."""
+    carry_out([*tables(), *curve_points(), *variants()], out / "runs.jsonl", jobs)
 
 
-def specs_of(seed: int) -> list[Spec]:
-    specs = []
-    for data, targets in CURVES.items():
-        for target in targets:
-            at = {"data": data, "target": target, "seed": seed}
-            if target in TABLES[data]:
-                specs += [{"label": label, "method": label, **at} for label in ("standard", "weight")]
-            for kind, (activation, lr) in BEST.items():
-                if SEEDS.index(seed) < CURVE_SEEDS[kind] or target in TABLES[data]:
-                    specs.append({"label": kind, "method": kind, **at, "activation": activation, "options": {"lr": lr}})
-            for label, options in VARIANTS.items():
-                if not options or target == TABLES[data][0]:
-                    specs.append({"label": label, "method": "clip", **at, "options": options})
-    return specs
+def spec_of(label: str, data: str, target: float, seed: int) -> Spec:
+    at = {"label": label, "data": data, "target": target, "seed": seed}
+    if label in VARIANTS:
+        return {**at, "method": "clip", "options": VARIANTS[label]}
+    if label in BEST:
+        activation, lr = BEST[label]
+        return {**at, "method": label, "activation": activation, "options": {"lr": lr}}
+    return {**at, "method": label}
+
+
+def tables() -> list[Spec]:
+    labels = ("CLIP (default)", "adversarial", "jacobian", "weight", "standard")
+    settings = [(data, target) for data, targets in TABLES.items() for target in targets]
+    return [spec_of(label, *setting, seed) for seed in SEEDS for setting in settings for label in labels]
+
+
+def curve_points() -> list[Spec]:
+    settings = [(data, target) for data, targets in CURVES.items() for target in targets if target not in TABLES[data]]
+    labels = {"CLIP (default)": len(SEEDS), "adversarial": 3}
+    return [
+        spec_of(label, *setting, seed)
+        for i, seed in enumerate(SEEDS)
+        for setting in settings
+        for label, seeds in labels.items()
+        if i < seeds
+    ]
+
+
+def variants() -> list[Spec]:
+    settings = [(data, targets[0]) for data, targets in TABLES.items()]
+    return [spec_of(label, *setting, seed) for seed in SEEDS for setting in settings for label in VARIANTS if VARIANTS[label]]
 
 
 def costs(rounds: int = 15) -> dict[str, dict[str, float]]:
