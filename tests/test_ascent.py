@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import oracles
-from cheaplip.ascent import GROWTH, accepted_step, keep_valid, normalized_step, printed_step, quotient_and_gradient
+from cheaplip.ascent import GROWTH, accepted_step, climb, keep_valid, normalized_step, printed_step, quotient_and_gradient
 from cheaplip.norms import sample_norm
 from cheaplip.quotient import pair_quotient
 
@@ -123,6 +123,32 @@ def test_one_small_step_raises_every_quotient():
     quotient, gradient = quotient_and_gradient(model, pairs)
     for rule in (printed_step, normalized_step):
         assert bool((pair_quotient(model, rule(pairs, gradient, 1e-3)) > quotient).all())
+
+
+@given(seed=SEEDS, box=st.sampled_from([None, (-1.0, 1.0)]))
+def test_a_climb_never_lowers_a_quotient_and_tells_the_truth(seed, box):
+    model, pairs = network(seed), points(seed)
+    if box:
+        pairs = pairs.clamp(*box)
+    before = pair_quotient(model, pairs)
+    climbed, quotient = climb(model, pairs, steps=8, separation=1e-3, domain=box)
+    assert bool((quotient >= before).all())
+    torch.testing.assert_close(quotient, pair_quotient(model, climbed).detach())
+    assert distances(climbed).min() >= 0.98e-3
+    assert box is None or climbed.abs().max() <= 1
+
+
+def test_a_climb_on_a_linear_map_ends_at_its_norm():
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 3).double()
+    _, quotient = climb(lambda x: layer(x.flatten(1)), points(0), steps=300, separation=1e-6)
+    torch.testing.assert_close(quotient, torch.linalg.matrix_norm(layer.weight, 2).detach().expand(5), rtol=1e-6, atol=0)
+
+
+def test_a_pair_that_is_too_near_counts_for_nothing():
+    model, pairs = network(), points(0, spread=1e-9)
+    assert climb(model, pairs, steps=0, separation=1e-3)[1].tolist() == [0] * 5
+    assert climb(model, pairs, steps=1, separation=1e-3)[1].min() > 0
 
 
 PROPOSALS = st.sampled_from([0.0, 1e-9, 1.0, 1e3, float("inf"), float("nan")])

@@ -16,6 +16,7 @@ ORDER = [
     "quotient",
     "pairs",
     "ascent",
+    "pool",
     "regularizer",
     "discrepancy",
     "penalties",

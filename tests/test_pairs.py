@@ -10,6 +10,8 @@ from hypothesis.extra import numpy as hnp
 
 from cheaplip import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
 from cheaplip.errors import InputError
+from cheaplip.norms import sample_norm
+from cheaplip.pairs import corner_points
 
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=3, max_side=4)
 SEEDS = st.integers(0, 1000)
@@ -130,3 +132,18 @@ def test_given_pairs_cannot_be_drawn_again():
 def test_refusals(make, match):
     with pytest.raises(InputError, match=match):
         make()
+
+
+@pytest.mark.parametrize("domain", [(0, 1), (-2.0, 3.0)])
+@given(shape=SHAPES, seed=SEEDS)
+def test_corner_pairs_start_at_corners_and_stay_in_the_box(domain, shape, seed):
+    like = torch.empty(30, 2, *shape, dtype=torch.float64)
+    points = corner_points(like, domain, torch.Generator().manual_seed(seed))
+    assert points.shape == like.shape
+    assert points.dtype == like.dtype
+    u, v = points.unbind(1)
+    assert set(u.flatten().tolist()) == {float(domain[0]), float(domain[1])}
+    assert domain[0] <= v.min()
+    assert v.max() <= domain[1]
+    assert sample_norm(u - v).min() > 0
+    assert sample_norm(u - v, math.inf).max() <= 0.1 * (domain[1] - domain[0])

@@ -193,3 +193,41 @@ def test_at_the_ceiling_the_penalty_costs_as_much_as_chance(interval):
     regularizer.step()
     regularizer()
     assert (regularizer.ceiling(2.0) == math.inf) == (interval > 1)  # no penalty was due
+
+
+def steep_corner(x):
+    """Flat where the data are, slope 3 in one corner of the unit square."""
+    return 3 * torch.relu(x.sum(1, keepdim=True) - 1.8) + 0.1 * x[:, :1]
+
+
+def test_exploring_finds_slopes_where_there_are_no_data():
+    pairs = perturbed_pairs(0.5 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0)))
+    found = []
+    for explore in (0.0, 0.5):
+        regularizer = made(steep_corner, pairs, domain=(0, 1), explore=explore)
+        assert len(regularizer.pairs) == 40 * (1 + explore)
+        for _ in range(40):
+            regularizer()
+            regularizer.step()
+        found.append(regularizer.lower_bound())
+    assert found[0] < 0.2
+    assert found[1] > 3.5
+
+
+def test_without_a_domain_nothing_is_explored():
+    assert len(made(network(), some_pairs(8), explore=1.0).pairs) == 8
+
+
+def test_refining_converges_and_belongs_to_the_pair_set():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    regularizer = made(layer, some_pairs(30), active=4)
+    before = regularizer.pairs
+    for _ in range(3):
+        regularizer()
+        regularizer.step()
+    norm = torch.linalg.matrix_norm(layer.weight, 2).item()
+    assert regularizer.lower_bound() < 0.999 * norm
+    assert regularizer.refine() == pytest.approx(norm, rel=1e-4)
+    assert regularizer.lower_bound() == pytest.approx(norm, rel=1e-4)
+    assert len(regularizer.pairs) == len(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,8 +11,9 @@ from torch import Tensor, nn
 
 from . import ascent
 from .errors import InputError, require_known
-from .norms import check_exponent, per_sample, sample_norm
-from .pairs import PairSet
+from .norms import check_exponent, sample_norm
+from .pairs import PairSet, corner_points
+from .pool import PairState, fresh_state, rotate
 from .quotient import Model, pair_quotient
 
 REDUCTIONS = ("mean", "max", "topk")
@@ -30,19 +30,6 @@ def reduce_quotients(quotient: Tensor, reduction: str, power: int, k: int = 1) -
     if reduction == "max":
         return powered.max()
     return powered.mean() if reduction == "mean" else powered.topk(min(k, len(powered))).values.mean()
-
-
-@dataclass
-class PairState:
-    """What the regularizer knows of its pairs."""
-
-    points: Tensor  # (pairs, 2, *input): u and v of each
-    step_size: Tensor  # (pairs,) of the ascent, adapted pair by pair
-    quotient: Tensor  # (pairs,) when last visited; inf before the first visit, so that new pairs count as hard
-    order: Tensor  # (pool,) the working pool, in the order in which this round visits it
-    before: Tensor  # (active,) quotients of the active pairs before their last ascent; nan where there was none
-    cursor: int  # the active pairs are order[cursor : cursor + active]
-    calls: int  # of `step`, which tell the steps that have a penalty from those between
 
 
 class LipschitzRegularizer:
@@ -150,7 +137,7 @@ class LipschitzRegularizer:
         self._latest = 0.0
         if self.state.calls % self.interval:
             return torch.zeros((), device=self._device)
-        active = self._active
+        active = self.state.active
         quotient = self._quotient(self.state.points[active])
         penalty = self.interval * reduce_quotients(quotient, self.reduction, self.power, self.k)
         self._latest = float(penalty.detach())
@@ -169,8 +156,8 @@ class LipschitzRegularizer:
         self.state.calls += 1
         if self.state.calls % self.interval:
             return
-        self._rotate()
-        active, state = self._active, self.state
+        rotate(self.state, self.renewal, self._generator)
+        active, state = self.state.active, self.state
         points = state.points[active]
         for _ in range(self.ascent_steps):
             state.before, gradient = ascent.quotient_and_gradient(self.model, points, self.input_norm, self.output_norm)
@@ -207,9 +194,7 @@ class LipschitzRegularizer:
     @torch.no_grad()
     def lower_bound(self, pairs: int = 256) -> float:
         """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
-        seen = self.state.quotient.nan_to_num(posinf=0.0)  # pairs that were never visited are not known to be steep
-        hardest = seen.topk(min(pairs, len(seen))).indices
-        return float(self._quotient(self.state.points[hardest]).max())
+        return float(self._quotient(self.state.points[self.state.steepest(pairs)]).max())
 
     def refine(self) -> float:
         """Let the steepest pairs climb until little is left to gain; returns the largest quotient. For the end of a training.
@@ -218,11 +203,10 @@ class LipschitzRegularizer:
         about 9,000 visits of a pair, 6 epochs' worth of the ascent on 50,000 samples. With a stated `domain`, a quarter
         of the 256 are fresh corners of the box.
         """
-        seen = self.state.quotient.nan_to_num(posinf=0.0)
-        chosen = seen.topk(min(256, len(seen))).indices
-        corners = self._corners(self.state.points)[: len(chosen) // 4].to(self._device)
-        if len(corners):
-            self.state.points[chosen[-len(corners) :]] = corners
+        chosen = self.state.steepest(256)
+        if self._explorers:
+            weakest = chosen[3 * len(chosen) // 4 :]
+            self.state.points[weakest] = corner_points(self.state.points[weakest], self.domain, self._generator)
         norms = {"input_norm": self.input_norm, "output_norm": self.output_norm}
         for steps in (20, 40, 100):
             points = self.state.points[chosen]
@@ -254,50 +238,14 @@ class LipschitzRegularizer:
         self._generator.set_state(state["generator"].cpu())
         self.skipped = state["skipped"]
 
-    @property
-    def _active(self) -> Tensor:
-        return self.state.order[self.state.cursor : self.state.cursor + self.active]
-
-    def _rotate(self) -> None:
-        state = self.state
-        state.cursor += self.active
-        if state.cursor + self.active <= len(state.order):
-            return
-        state.cursor = 0
-        kept = self.pool - min(int(self.renewal * self.pool), len(state.points) - self.pool)
-        outside = torch.ones(len(state.points), dtype=torch.bool, device=self._device)
-        outside[state.order] = False
-        hardest = state.order[state.quotient[state.order].topk(kept).indices]
-        others = outside.nonzero().squeeze(1)
-        others = others[self._shuffled(len(others))[: self.pool - kept]]
-        state.order = torch.cat([hardest, others])[self._shuffled(self.pool)]
-
     def _quotient(self, points: Tensor) -> Tensor:
         return pair_quotient(self.model, points, self.input_norm, self.output_norm)
 
     def _fresh_state(self, pairs: PairSet) -> PairState:
-        points = torch.stack([pairs.u, pairs.v], dim=1).detach()
-        points = torch.cat([points, self._corners(points)]).to(self._device)
-        of_each = points.new_ones(len(points), dtype=torch.promote_types(points.dtype, torch.float32))
-        order = self._shuffled(len(points))[: self.pool]
-        return PairState(
-            points, of_each * self._step_size, of_each * torch.inf, order, of_each[: self.active] * torch.nan, 0, 0
-        )
-
-    def _corners(self, points: Tensor) -> Tensor:
-        """Pairs at random corners of the domain, of any density, and a tenth of the way to a random point."""
-        low, high = self.domain
-        like = points[:1, 0].expand(self._explorers, *points.shape[2:])
-
-        def random(like: Tensor) -> Tensor:
-            return torch.rand(like.shape, generator=self._generator).to(points)
-
-        u = low + (high - low) * (random(like) < per_sample(random(like.flatten(1)[:, 0]), like))
-        v = u + 0.1 * (low + (high - low) * random(like) - u)
-        return torch.stack([u, v], dim=1)
-
-    def _shuffled(self, n: int) -> Tensor:
-        return torch.randperm(n, generator=self._generator).to(self._device)
+        points = torch.stack([pairs.u, pairs.v], dim=1).detach()  # (pairs, 2, *input)
+        like = points[:1].expand(self._explorers, *points.shape[1:])
+        points = torch.cat([points, corner_points(like, self.domain, self._generator)]).to(self._device)
+        return fresh_state(points, pool=self.pool, active=self.active, step_size=self._step_size, generator=self._generator)
 
 
 def _span(pairs: PairSet) -> tuple[float, float]:
