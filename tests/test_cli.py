@@ -296,3 +296,40 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     assert [json.loads(line)["epoch"] for line in (tmp_path / "my run/metrics.jsonl").read_text().splitlines()] == list(
         range(1, 201)
     )
+
+
+def test_reproduce(call, monkeypatch):
+    from cheaplip.experiments import images
+
+    shared = {"data": "digits", "hidden": (8,), "attack_samples": 20, **SETTINGS}
+    monkeypatch.setitem(images.BLOCKS, "mnist-default", (shared, {"standard": {"method": "standard"}}))
+    command = ("reproduce", "mnist", "--table", "mnist-default", "--seeds", 2, "--epochs", 2, "--out", "tables")
+    code, out, err = call(*command)
+    assert code == 0
+    assert "Standard" in out
+    assert err.splitlines()[-1] == "runs: 2/2"
+    assert {path.name for path in Path("tables/mnist-default").iterdir()} >= {"runs", "index.html", "table.json", "table.csv"}
+    assert call(*command)[0] == 0  # nothing is left to do
+    code, _, err = call(*command[:-3], 3, "--out", "tables")
+    assert code == 2
+    assert "with a run of the same settings; got other settings" in err
+    monkeypatch.setitem(images.BLOCKS, "mnist-default", (shared | {"lr": 1e30}, {"wrong": {"method": "standard"}}))
+    code, _, err = call(*command)
+    assert code == 1
+    assert "mnist-default/wrong-0 failed: DivergenceError" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["mnits"], "Did you mean 'mnist'"),
+        (["mnist", "--table", "mnist-cnn"], "a table of mnist"),
+        (["mnist", "--seeds", "0"], "at least one seed; got 0"),
+        (["mnist", "--jobs", "0"], "at least one job at once; got 0"),
+        (["mnist", "--backend", "slurm"], "backend to be one of dask, loky, ray"),
+    ],
+)
+def test_what_reproduce_refuses(call, arguments, message):
+    code, out, err = call("reproduce", *arguments, "--out", "tables")
+    assert (code, out) == (2, "")
+    assert message in err

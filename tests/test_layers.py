@@ -40,6 +40,7 @@ ORDER = [
     "assessment",
     "jobs",
     "report",
+    "experiments",
     "demo",
     "cli",
     "__main__",

@@ -149,6 +149,45 @@ def report(
     typer.echo(f"\nReport: {page.resolve()}")
 
 
+@app.command()
+def reproduce(
+    experiment: Annotated[str, typer.Argument(help="mnist or fashion-mnist: Table 1 of the paper.")],
+    out: Annotated[Path, typer.Option(help="Where runs, tables and page go; the same folder continues an interrupted grid.")],
+    table: Annotated[list[str] | None, typer.Option(help="Only this table, such as mnist-default; may be repeated.")] = None,
+    seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 5,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part, for all rows.")] = None,
+    jobs: Annotated[int, typer.Option(help="Runs at once, one thread each.")] = 1,
+    backend: Annotated[str, typer.Option(help="loky (this machine), ray or dask (a cluster).")] = "loky",
+    data_dir: DataDir = None,
+) -> None:
+    """Run a table of the paper as a grid of independent runs; leaves tables and a page beside the paper's numbers."""
+    from .experiments.images import reproduce_tables
+    from .report import print_summary
+
+    settings = {} if epochs is None else {"epochs": epochs}
+    try:
+        failures = reproduce_tables(
+            experiment,
+            out,
+            tables=table,
+            seeds=seeds,
+            settings=settings,
+            workers=jobs,
+            backend=backend,
+            data_dir=data_dir,
+            progress=True,
+        )
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command continues.", err=True)
+        raise typer.Exit(130) from None
+    print_summary(find_runs([out]))
+    for failure in failures:
+        typer.echo(f"{failure.name} failed: {failure.reason}", err=True)
+    typer.echo(f"\nTables and pages: {out.resolve()}")
+    if failures:
+        raise typer.Exit(1)
+
+
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
     """Every data set, what it is, and where it was found."""

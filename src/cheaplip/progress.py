@@ -1,4 +1,4 @@
-"""Progress of a training: a bar on a terminal, one plain line an epoch elsewhere."""
+"""Progress: a bar with the time left on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -27,6 +27,29 @@ def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
     with Progress(*columns, TextColumn("{task.fields[metrics]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done, metrics="")
         yield lambda row: bar.update(task, completed=row["epoch"], metrics=describe(row))
+
+
+@contextmanager
+def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes how many of `total` are done and shows it, and the time left, on standard error."""
+    if not sys.stderr.isatty():
+        last = -1
+
+        def plain(done: int) -> None:
+            nonlocal last
+            if done != last:
+                print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
+            last = done
+
+        yield plain
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda done: bar.update(task, completed=done)
 
 
 @contextmanager

@@ -51,6 +51,7 @@ class Experiment:
     columns: list[Column]
     targets: bool  # some row has one
     several_seeds: bool
+    published: bool  # the paper has values for some row
     columns_text: list[tuple[str, str]]
     notes: list[str]
     sections: list[Section]
@@ -123,7 +124,8 @@ def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Expe
     columns = used_columns(rows)
     about, notes = texts.about_columns(rows), texts.missing_bounds(rows)
     several = any(row.n > 1 for row in rows)
-    return Experiment(rows[0].data, rows[0].model, rows, columns, bool(tuned), several, about, notes, present)
+    printed = any(row.published for row in rows)
+    return Experiment(rows[0].data, rows[0].model, rows, columns, bool(tuned), several, printed, about, notes, present)
 
 
 def _listed(value: Any) -> str:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from ..runs import Json, Run
+from .published import published
 
 METHODS = {"standard": "Standard", "weight": "Weight Reg.", "clip": "CLIP"}
 """Display names, in the order of the rows; any other method comes after them under its own name."""
@@ -83,6 +84,11 @@ class Row:
         """The method as shown, with its distinguishing settings."""
         shown = METHODS.get(self.method, self.method)
         return f"{shown} ({self.settings})" if self.settings else shown
+
+    @property
+    def published(self) -> Mapping[str, float]:
+        """The paper's values for this row, by column key; empty where it has none."""
+        return published(self.data, self.model, self.method, self.target)
 
     @property
     def regression(self) -> bool:

@@ -70,7 +70,8 @@ def _cell(row: Row, key: str, kind: Kind) -> str:
     if estimate is None:
         return ""
     fewer = f"(n={estimate.n})" if estimate.n != row.n else ""
-    return " ".join(filter(None, [value_text(estimate.mean, kind), spread_text(estimate, kind), fewer]))
+    paper = f"[{value_text(row.published[key], kind)}]" if key in row.published else ""
+    return " ".join(filter(None, [value_text(estimate.mean, kind), spread_text(estimate, kind), fewer, paper]))
 
 
 def _bound(row: Row, side: Literal["lower", "upper"]) -> str:
@@ -85,22 +86,25 @@ def _bound(row: Row, side: Literal["lower", "upper"]) -> str:
 
 
 def markdown_table(rows: Sequence[Row]) -> str:
-    """The table in Markdown."""
+    """The table in Markdown; where the paper has a value, it follows in brackets, and a line says so."""
     cells = [[html.escape(text, quote=False).replace("|", "\\|") for text in line] for line in _cells(rows)]
     rule = ["---" if heading in _NAMES else "---:" for heading in cells[0]]
-    return "".join("| " + " | ".join(line) + " |\n" for line in [cells[0], rule, *cells[1:]])
+    table = "".join("| " + " | ".join(line) + " |\n" for line in [cells[0], rule, *cells[1:]])
+    return table + ("\nIn brackets: Table 1 of the paper.\n" if any(row.published for row in rows) else "")
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """The table as CSV, at full precision: each metric and its half-width `*_ci95`."""
+    """The table as CSV, at full precision: each metric, its half-width `*_ci95` and the paper's value `*_paper`."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = [column.key for column in used_columns(rows)]
-    both = [name for key in keys for name in (key, f"{key}_ci95")]
-    writer.writerow(["data", "model", "method", "target", "settings", "n", *both])
+    printed = sorted({key for row in rows for key in row.published if key in keys}, key=keys.index)
+    names = [name for key in keys for name in (key, f"{key}_ci95")] + [f"{key}_paper" for key in printed]
+    writer.writerow(["data", "model", "method", "target", "settings", "n", *names])
     for row in rows:
         estimates = [row.metrics.get(key) for key in keys]
         values = [v for e in estimates for v in ((None, None) if e is None else (e.mean, e.ci95))]
+        values += [row.published.get(key) for key in printed]
         writer.writerow([row.data, row.model, row.method, row.target, row.settings, row.n, *values])
     return text.getvalue()
 
@@ -121,6 +125,7 @@ def json_table(rows: Sequence[Row]) -> Json:
                 "metrics": {
                     key: {"mean": e.mean, "ci95": e.ci95, "n": e.n, "samples": e.samples} for key, e in row.metrics.items()
                 },
+                **({"paper": dict(row.published)} if row.published else {}),
             }
             for row in rows
         ],

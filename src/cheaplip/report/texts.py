@@ -72,8 +72,8 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
         ),
         "strong_accuracy": (
             f"Test samples under a stronger attack: {steps} of Euclidean length{of_length.removeprefix(' of')} along "
-            f"the loss gradient, from {start}, at most {within} away and inside the range of the data. A sample counts "
-            "as correct only if no step on the way fools the network."
+            f"the gradient of the margin, from {start}, at most {within} away and inside the range of the data. A sample "
+            "counts as correct only if no step on the way fools the network."
         ),
         "train_loss": "Mean loss on the training samples.",
         "test_loss": "Mean loss on samples the network has never seen.",
