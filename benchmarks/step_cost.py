@@ -32,6 +32,7 @@ from cheaplip import LipschitzRegularizer, perturbed_pairs
 from cheaplip.config import PRESETS, TrainConfig
 from cheaplip.models import cnn, mlp
 from cheaplip.norms import per_sample
+from cheaplip.penalties import weight_norm
 from cheaplip.provenance import provenance
 from cheaplip.quotient import difference_quotient, evaluating
 
@@ -162,6 +163,11 @@ def adversarial(s: Setting) -> Step:
         s.descend(cross_entropy(s.model(attacked), s.y))
 
     return step
+
+
+def weight(s: Setting) -> Step:
+    """Equation (6): the norm of all parameters."""
+    return lambda: s.descend(cross_entropy(s.model(s.x), s.y) + WEIGHT * weight_norm(s.model))
 
 
 def jacobian(s: Setting) -> Step:
