@@ -18,16 +18,17 @@ from cheaplip.norms import per_sample, sample_norm, sample_unit
 from cheaplip.robustness import accuracy
 from cheaplip.tasks import TensorBatches, split
 
+STEPS = 7
 
-def pgd_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int = 7, random: bool = True) -> Tensor:
-    """Inputs moved up the loss by `steps` normalised-gradient steps of 2.5 eps / steps, in the L2 ball and in [0, 1]."""
-    adversarial = x
-    if random:
-        adversarial = (x + eps * torch.rand(len(x), *[1] * (x.dim() - 1)).to(x) * sample_unit(torch.randn_like(x))).clamp(0, 1)
-    for _ in range(steps):
+
+def pgd_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
+    """From a random start, `STEPS` normalised-gradient steps of 2.5 eps / STEPS up the loss, in the L2 ball and in [0, 1]."""
+    radius = eps * torch.rand(len(x), *[1] * (x.dim() - 1)).to(x)
+    adversarial = (x + radius * sample_unit(torch.randn_like(x))).clamp(0, 1)
+    for _ in range(STEPS):
         adversarial = adversarial.detach().requires_grad_()
         (gradient,) = torch.autograd.grad(cross_entropy(model(adversarial), y, reduction="sum"), adversarial)
-        offset = adversarial.detach() + 2.5 * eps / steps * sample_unit(gradient) - x
+        offset = adversarial.detach() + 2.5 * eps / STEPS * sample_unit(gradient) - x
         length = per_sample(sample_norm(offset).clamp(min=1e-12), offset)
         adversarial = (x + offset * (eps / length).clamp(max=1)).clamp(0, 1)
     return adversarial.detach()

@@ -45,7 +45,7 @@ def signed_pgd(
     """
     adversarial = x
     for _ in range(iterations):
-        gradient, _ = _ascent(model, adversarial, y, _cross_entropy)
+        gradient, _ = _ascent(model, adversarial, y, _log_odds)
         adversarial = _project(adversarial + step * gradient.sign(), x, eps, box)
     return adversarial
 
@@ -119,8 +119,8 @@ def _ascent(model: Model, x: Tensor, y: Tensor, rise: Callable[[Tensor, Tensor],
     return gradient.nan_to_num(0.0), classified(logits.detach(), y)
 
 
-def _cross_entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """log(exp(l) - 1) of the cross-entropy l: it rises with l, but its gradient does not vanish where the network is sure."""
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Of the other classes: log(exp(l) - 1), l the cross-entropy. Rises with l, but is not flat where the network is sure."""
     label = y[:, None]
     return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
 
@@ -133,7 +133,7 @@ def _soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     adversarially trained and on CLIP networks alike, before the hard margin and the cross-entropy.
     """
     spread = logits.detach().std(1, keepdim=True)
-    return _cross_entropy(4 * logits / torch.where(spread > 0, spread, 1.0), y)
+    return _log_odds(4 * logits / torch.where(spread > 0, spread, 1.0), y)
 
 
 def _project(adversarial: Tensor, x: Tensor, eps: float, box: Box | None) -> Tensor:

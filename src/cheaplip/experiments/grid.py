@@ -6,7 +6,6 @@ where it stopped: finished runs are kept, begun ones resumed. A job that fails i
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -95,10 +94,8 @@ def _cluster(backend: str, workers: int) -> Iterator[None]:
             import dask
             from distributed import Client
 
-            with contextlib.ExitStack() as stack:
-                local = {} if dask.config.get("scheduler-address", None) else {"n_workers": workers, "threads_per_worker": 1}
-                stack.enter_context(Client(**local))
-                stack.enter_context(parallel_config(backend=backend))
+            local = {} if dask.config.get("scheduler-address", None) else {"n_workers": workers, "threads_per_worker": 1}
+            with Client(**local), parallel_config(backend=backend):
                 yield
             return
     except ImportError:
