@@ -31,7 +31,7 @@ def test_table_1_has_the_papers_rows_and_those_at_the_targets_it_missed():
         ("clip", 0.918),
         ("clip", 0.876),
     }
-    assert {name for name in jobs if name.startswith("clip-91")} == {"clip-91.8-0", "clip-91.8-1"}
+    assert {name for name in jobs if name.startswith("clip-91")} == {"clip-91.8-20", "clip-91.8-21"}
     assert all(job.data == "mnist" for job in jobs.values())
 
 
@@ -47,7 +47,7 @@ def test_the_papers_settings_come_in_both_readings_of_the_last_layer():
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_job_is_one_of_its_own(block):
     jobs = table_jobs(block, 3, {"epochs": 7, "warmup": 1, "keep": "last"})
-    assert {job.training.seed for job in jobs.values()} == {0, 1, 2}
+    assert {job.training.seed for job in jobs.values()} == {20, 21, 22}
     assert {job.training.epochs for job in jobs.values()} == {7}
     assert len({job.model_dump_json() for job in jobs.values()}) == len(jobs)
 
@@ -66,7 +66,7 @@ def test_tables_and_a_page_come_from_the_grid_and_failures_are_named(tmp_path, m
     rows = {"clip": {"method": "clip"}, "wrong": {"method": "clip", "lr": 1e30}}
     monkeypatch.setitem(images.BLOCKS, "mnist-default", ({"data": "digits"}, rows))
     failures = reproduce_tables("mnist", tmp_path, seeds=2, tables=["mnist-default"], settings=SHORT)
-    assert [failure.name for failure in failures] == ["mnist-default/wrong-0", "mnist-default/wrong-1"]
+    assert [failure.name for failure in failures] == ["mnist-default/wrong-20", "mnist-default/wrong-21"]
     table = json.loads((tmp_path / "mnist-default/table.json").read_text())
     assert [(row["method"], row["n"]) for row in table["rows"]] == [("clip", 2)]
     assert (tmp_path / "mnist-default/index.html").exists()
@@ -80,6 +80,8 @@ def test_the_papers_numbers_are_those_of_its_table():
     assert published("fashion-mnist", "mlp 784-64-64-10 relu", "standard", None) == {}
     assert published("digits", "mlp 784-64-64-10 relu", "standard", None) == {}
     assert published("mnist", "mlp 784-64-64-10 relu", "clip", 0.918) == {}
+    wide = published("mnist", "mlp 784-200-80-10 softplus", "clip", 0.97)
+    assert wide == {"test_accuracy": 0.97, "noise_accuracy_clamped": 0.346, "pgd_accuracy_clamped": 0.724}
 
 
 def test_every_form_of_the_table_has_the_papers_numbers_beside_ours(tmp_path):
@@ -87,7 +89,7 @@ def test_every_form_of_the_table_has_the_papers_numbers_beside_ours(tmp_path):
     runs = [read_run(write_run(tmp_path / data, data=data, model=model, target=0.9)) for data in ("mnist", "digits")]
     page = write_report(runs, tmp_path / "report").read_text()
     assert page.count('<small class="paper">[36.2]</small>') == 1
-    assert page.count("In brackets: Table 1 of the paper.") == 1
+    assert page.count("In brackets: Table 1 of the paper;") == 1
     markdown = (tmp_path / "report/table.md").read_text()
     assert markdown.count("[36.2]") == 1
     assert "In brackets" in markdown

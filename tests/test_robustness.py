@@ -59,6 +59,7 @@ def test_every_accuracy_states_its_number_of_samples():
         "noise_accuracy": 80,
         "noise_accuracy_clamped": 80,
         "pgd_accuracy": 30,
+        "pgd_accuracy_clamped": 30,
         "strong_accuracy": 30,
     }
     assert report.curve[0]["n"] == 20
@@ -120,6 +121,18 @@ def test_noise_is_clamped_to_the_domain_if_there_is_one():
     assert free.noise_accuracy == free.noise_accuracy_clamped
     assert boxed.noise_accuracy == free.noise_accuracy
     assert boxed.noise_accuracy_clamped > boxed.noise_accuracy
+
+
+def test_eq_14_is_clamped_to_the_domain_if_there_is_one():
+    beyond = nn.Linear(1, 2)  # class 1 beyond 1.1, outside the box
+    with torch.no_grad():
+        beyond.weight.copy_(torch.tensor([[0.0], [1.0]]))
+        beyond.bias.copy_(torch.tensor([0.0, -1.1]))
+    x, y = torch.linspace(0.85, 1, 30)[:, None], torch.zeros(30, dtype=torch.int64)
+    boxed = evaluate_robustness(beyond, x, y, eps=0.3, step=0.04)
+    assert (boxed.pgd_accuracy, boxed.pgd_accuracy_clamped) == (0.0, 1.0)
+    free = evaluate_robustness(beyond, x, y, eps=0.3, step=0.04, domain=None)
+    assert free.pgd_accuracy_clamped == free.pgd_accuracy == 0.0
 
 
 def test_modes_statistics_and_gradients_stay_as_they_were():

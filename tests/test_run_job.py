@@ -31,7 +31,7 @@ def test_the_run_folder_is_complete(finished):
 
 def test_the_result_keeps_its_contract(finished):
     _, result = finished
-    names = {f"{name}_accuracy" for name in ACCURACIES} | {"noise_accuracy_clamped"}
+    names = {f"{name}_accuracy" for name in ACCURACIES} | {"noise_accuracy_clamped", "pgd_accuracy_clamped"}
     rest = {"schema", "method", "target", "seed", "data", "model", "epochs", "weight", "lipschitz", "seconds", "provenance"}
     assert names | rest <= result.keys()
     assert (result["schema"], result["method"], result["target"], result["seed"]) == (1, "clip", 0.2, 0)

@@ -26,6 +26,7 @@ class RobustnessReport:
     noise_accuracy: float  # Gaussian noise, not clamped: the reading that fits the paper's table
     noise_accuracy_clamped: float  # the same, clamped to the domain
     pgd_accuracy: float  # eq. (14), not clamped
+    pgd_accuracy_clamped: float  # the same, each step clamped to the domain
     strong_accuracy: float  # normalised-gradient L2 PGD from random starts, clamped; robust only if no iterate fools
     curve: list[dict[str, float]]  # of {eps, strong_accuracy, n}: robust at eps and at every smaller eps of the curve
     samples: dict[str, int] = field(default_factory=dict)
@@ -115,21 +116,20 @@ def evaluate_robustness(
     attacked, curved = slice(0, attack_samples), slice(0, curve_samples)
     with evaluating(model):
         noisy, clamped = _noise_accuracies(model, x, y, noise, generator, domain)
-        signed = [
-            signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations) for xs, ys in _chunks(x[attacked], y[attacked])
-        ]
-        pgd = accuracy(model, torch.cat(signed), y[attacked])
+        signed = {"eps": eps, "step": step, "iterations": iterations}
+        pgd = _signed_accuracy(model, x[attacked], y[attacked], box=None, **signed)
+        pgd_clamped = pgd if domain is None else _signed_accuracy(model, x[attacked], y[attacked], box=domain, **signed)
         strong = _standing(model, x[attacked], y[attacked], [eps] * restarts, iterations, domain, generator, step)[-1]
         radii = sorted(curve)
         along = _standing(model, x[curved], y[curved], radii, iterations, domain, generator)
         test = accuracy(model, x, y)
     n, n_attacked = len(y), len(y[attacked])
     samples = dict.fromkeys(["test_accuracy", "noise_accuracy", "noise_accuracy_clamped"], n)
-    samples |= dict.fromkeys(["pgd_accuracy", "strong_accuracy"], n_attacked)
+    samples |= dict.fromkeys(["pgd_accuracy", "pgd_accuracy_clamped", "strong_accuracy"], n_attacked)
     settings: dict[str, object] = {"eps": eps, "noise": noise, "iterations": iterations, "step": step}
     settings |= {"restarts": restarts, "domain": domain, "seed": seed}
     points = [{"eps": e, "strong_accuracy": a, "n": len(y[curved])} for e, a in zip(radii, along, strict=True)]
-    return RobustnessReport(test, noisy, clamped, pgd, strong, points, samples, settings)
+    return RobustnessReport(test, noisy, clamped, pgd, pgd_clamped, strong, points, samples, settings)
 
 
 def _noise_accuracies(
@@ -141,6 +141,14 @@ def _noise_accuracies(
         right += int(_right(model, noisy, ys).sum())
         clamped_right += int(_right(model, noisy if domain is None else noisy.clamp(*domain), ys).sum())
     return right / len(y), clamped_right / len(y)
+
+
+def _signed_accuracy(model: Model, x: Tensor, y: Tensor, *, eps: float, step: float, iterations: int, box: Box | None) -> float:
+    right = 0
+    for xs, ys in _chunks(x, y):
+        adversarial = signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations, box=box)
+        right += int(_right(model, adversarial, ys).sum())
+    return right / len(y)
 
 
 def _standing(

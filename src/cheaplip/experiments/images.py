@@ -55,12 +55,16 @@ EXPERIMENTS = {
 """The tables of each experiment."""
 
 
+FIRST_SEED = 20
+"""Seeds below it were in use while the default settings were chosen."""
+
+
 def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None) -> dict[str, Job]:
     """The jobs of one table, by the name of their run folder.
 
     Args:
         block: one of `BLOCKS`.
-        seeds: runs of each row, with the seeds 0, 1, ...
+        seeds: runs of each row, with the seeds `FIRST_SEED`, `FIRST_SEED` + 1, ...
         settings: any settings of `make_job`, for all rows.
 
     Raises:
@@ -73,7 +77,7 @@ def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None
     return {
         f"{name}-{seed}": make_job({**shared, **row, **(settings or {}), "seed": seed})
         for name, row in rows.items()
-        for seed in range(seeds)
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds)
     }
 
 

@@ -25,6 +25,7 @@ from . import texts
 from .drawing import PALETTE, Style, row_styles
 from .examples import Example, examples_of
 from .plots import bracket_plot, eps_plot, training_plots, tuning_plot
+from .published import NOTE
 from .rows import Column, Row, clean, distinct, mapping, number, provenance, summary_table, used_columns
 from .tables import csv_table, json_table, markdown_table, spread_text, value_text
 
@@ -90,7 +91,7 @@ def _page(rows: list[Row]) -> str:
     experiments = [_experiment(i, list(members), styles) for i, (_, members) in enumerate(grouped, start=1)]
     runs = [run for row in rows for run in row.runs]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(value_text=value_text, spread_text=spread_text)
+    environment.globals.update(value_text=value_text, spread_text=spread_text, printed_note=NOTE)
     # The page may run exactly this script and load nothing, whatever the run folders contain.
     digest = base64.b64encode(hashlib.sha256(read["page.js"].encode()).digest()).decode("ascii")
     return environment.from_string(read["page.html.j2"]).render(

@@ -42,6 +42,7 @@ COLUMNS = (
     Column("noise_accuracy", "Noise", "percent"),
     Column("noise_accuracy_clamped", "Noise clamped", "percent"),
     Column("pgd_accuracy", "PGD eq. (14)", "percent"),
+    Column("pgd_accuracy_clamped", "PGD clamped", "percent"),
     Column("strong_accuracy", "Strong", "percent"),
     Column("train_loss", "Train loss", "number"),
     Column("test_loss", "Test loss", "number"),

@@ -10,6 +10,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Literal
 
 from ..runs import SCHEMA, Json, Run
+from .published import NOTE
 from .rows import Estimate, Kind, Row, provenance, summary_table, used_columns
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
     cells = [[html.escape(text, quote=False).replace("|", "\\|") for text in line] for line in _cells(rows)]
     rule = ["---" if heading in _NAMES else "---:" for heading in cells[0]]
     table = "".join("| " + " | ".join(line) + " |\n" for line in [cells[0], rule, *cells[1:]])
-    return table + ("\nIn brackets: Table 1 of the paper.\n" if any(row.published for row in rows) else "")
+    return table + (f"\n{NOTE}\n" if any(row.published for row in rows) else "")
 
 
 def csv_table(rows: Sequence[Row]) -> str:

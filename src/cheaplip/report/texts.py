@@ -70,6 +70,7 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
             f"gradient, each pulled back to a Euclidean distance of at most {within}. A weak attack: only its end "
             "counts, and its steps are coarse."
         ),
+        "pgd_accuracy_clamped": "The same attack, every step cut back to the range of the data.",
         "strong_accuracy": (
             f"Test samples under a stronger attack: {steps} of Euclidean length{of_length.removeprefix(' of')} along "
             f"the gradient of the margin, from {start}, at most {within} away and inside the range of the data. A sample "
