@@ -82,8 +82,8 @@ def write_run(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def write_pairs(folder: Path, shape: tuple[int, ...] = (1, 8, 8), k: int = 3) -> None:
-    """Write `pairs.npz` into a run folder: blobs that move together."""
+def write_pairs(folder: Path, shape: tuple[int, ...] = (1, 8, 8), k: int = 3, file: str = "pairs.npz") -> None:
+    """Write a file of pairs into a run folder: blobs that move together."""
     rng = np.random.default_rng(0)
     u, v = rng.random((2, k, *shape)).astype(np.float32)
     if len(shape) >= 2:
@@ -95,7 +95,7 @@ def write_pairs(folder: Path, shape: tuple[int, ...] = (1, 8, 8), k: int = 3) ->
         arrays[f"label_{name}"] = rng.integers(0, 10, k)
         arrays[f"confidence_{name}"] = rng.random(k)
     arrays |= {"quotient_before": np.full(k, 0.42), "quotient_after": np.full(k, 1.31)}
-    np.savez(folder / "pairs.npz", **arrays)
+    np.savez(folder / file, **arrays)
 
 
 def three_methods(folder: Path, seeds: int = 2) -> Path:

@@ -303,6 +303,18 @@ def test_odd_runs_do_not_break_the_page(tmp_path: Path, changes: dict[str, Any],
     assert "</footer>" in write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
 
 
+def test_pairs_are_shown_across_training_with_the_names_of_their_classes(tmp_path: Path) -> None:
+    names = ["T-shirt", "trouser", EVIL, *"defghij"]
+    run = write_run(tmp_path / "run", class_names=names)
+    for name in ("pairs.npz", "pairs-10.npz", "pairs-2.npz"):
+        write_pairs(run, k=1, file=name)
+    text = write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
+    stages = re.findall(r'class="moment">\s*<h4>([^<]*)', text)
+    assert stages == ["before ascent", "after ascent, epoch 2", "after ascent, epoch 10", "after ascent"]
+    assert not re.search(r"predicted class \d", text)
+    assert EVIL not in text
+
+
 def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "pairs.npz").write_bytes(b"not a zip")

@@ -24,7 +24,10 @@ def finished(tmp_path_factory):
 def test_the_run_folder_is_complete(finished):
     folder, result = finished
     names = {path.name for path in folder.iterdir()}
-    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "checkpoint", "result.json", "pairs.npz"}
+    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "checkpoint", "result.json"} | {
+        "pairs.npz",
+        "pairs-1.npz",
+    }
     assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
 

@@ -106,11 +106,11 @@ def example_pairs(model: nn.Module, data: Dataset, *, steps: int = 200, seed: in
     device = next(model.parameters()).device
     order = torch.randperm(len(data.test_x), generator=torch.Generator().manual_seed(seed))
     x, y = data.test_x[order[:200]].to(device), data.test_y[order[:200]].to(device)
-    labels = torch.unique(y)
-    # consecutive classes in a ring, so that the shown pairs differ in both points
-    first = [int((y == label).nonzero()[0]) for label in labels[: SHOWN_PAIRS + 1]]
-    u, v = x[first], x[first[1:] + first[:1]]
-    u, v = u[:SHOWN_PAIRS], v[:SHOWN_PAIRS]
+    first = [int((y == label).nonzero()[0]) for label in torch.unique(y)]
+    # each class with the next but one in a ring, from the last on: of Fashion-MNIST, boot and trouser as in the paper
+    ring = range(-1, min(SHOWN_PAIRS, len(first)) - 1)
+    u = x[[first[i] for i in ring]]
+    v = x[[first[(i + min(2, len(first) - 1)) % len(first)] for i in ring]]
     arrays = _described(model, u, v, "before")
     separation = 0.01 * float(sample_norm(u - v).median())
     points = torch.stack([u, v], dim=1)

@@ -32,6 +32,7 @@ class Dataset:
     test_y: Tensor
     domain: tuple[float, float]  # attacks and pairs stay in it
     checksum: str  # sha256 over the payloads' checksums (IDX files) or the four arrays (all else)
+    class_names: tuple[str, ...] | None = None  # by label, where labels are no names themselves
 
     @property
     def classes(self) -> int | None:
@@ -167,6 +168,7 @@ def _load_published(name: str, data_dir: Path | None) -> Dataset:
         test_y=labels("t10k"),
         domain=(0.0, 1.0),
         checksum=hashlib.sha256("".join(idx.PUBLISHED[name].sha256[file] for file in idx.SIZES).encode()).hexdigest(),
+        class_names=idx.PUBLISHED[name].class_names,
     )
 
 

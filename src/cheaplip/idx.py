@@ -42,6 +42,7 @@ class Published:
     about: str
     sha256: dict[str, str]  # payload -> checksum; of the payload because the mirrors' gzip wrappers differ
     mirrors: tuple[str, ...]  # folders on the web, tried in this order
+    class_names: tuple[str, ...] | None = None  # None: the labels are names enough
 
 
 PUBLISHED = {
@@ -67,6 +68,7 @@ PUBLISHED = {
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion",
         ),
+        ("T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"),
     ),
 }
 

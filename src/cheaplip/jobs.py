@@ -183,15 +183,30 @@ def run_job(job: Job, out: Path, *, data_dir: Path | None = None, resume: bool =
         if not resume:
             write_json(out / CONFIG, {"schema": SCHEMA, **job.model_dump()})
     begun = (out / CHECKPOINT).exists()
+    shown = {1, job.training.epochs // 4, job.training.epochs // 2} if job.training.method == "clip" and data.classes else ()
+
+    def show_pairs(epoch: int, model: nn.Module) -> None:
+        if epoch in shown:
+            write_pairs(out / f"pairs-{epoch}.npz", example_pairs(model, data))
+
     try:
-        trained = fit(model, data, out=out, resume=resume and begun, progress=progress, **job.training.model_dump())
+        trained = fit(
+            model,
+            data,
+            out=out,
+            resume=resume and begun,
+            progress=progress,
+            after_epoch=show_pairs,
+            **job.training.model_dump(),
+        )
     except Exception:
         if main and not (out / CHECKPOINT).exists():
             (out / CONFIG).unlink()  # nothing to resume: the folder is free again
         raise
     if not main:
         return trained.result
-    result = {**trained.result, "data": data.name, "data_checksum": data.checksum, "model": job.model.describe(model)}
+    about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
+    result = {**trained.result, **about, "model": job.model.describe(model)}
     with activity_shown(f"{job.training.method}, seed {job.training.seed}: evaluation") if progress else nullcontext():
         result = _merge(result, assess(model, data, job.evaluation, seed=job.training.seed, pairs=trained.pairs))
         if data.classes is not None:

@@ -116,9 +116,10 @@ def evaluate_robustness(
     attacked, curved = slice(0, attack_samples), slice(0, curve_samples)
     with evaluating(model):
         noisy, clamped = _noise_accuracies(model, x, y, noise, generator, domain)
-        signed = {"eps": eps, "step": step, "iterations": iterations}
-        pgd = _signed_accuracy(model, x[attacked], y[attacked], box=None, **signed)
-        pgd_clamped = pgd if domain is None else _signed_accuracy(model, x[attacked], y[attacked], box=domain, **signed)
+        pgd = _signed_accuracy(model, x[attacked], y[attacked], eps, step, iterations, None)
+        pgd_clamped = pgd
+        if domain is not None:
+            pgd_clamped = _signed_accuracy(model, x[attacked], y[attacked], eps, step, iterations, domain)
         strong = _standing(model, x[attacked], y[attacked], [eps] * restarts, iterations, domain, generator, step)[-1]
         radii = sorted(curve)
         along = _standing(model, x[curved], y[curved], radii, iterations, domain, generator)
@@ -143,7 +144,7 @@ def _noise_accuracies(
     return right / len(y), clamped_right / len(y)
 
 
-def _signed_accuracy(model: Model, x: Tensor, y: Tensor, *, eps: float, step: float, iterations: int, box: Box | None) -> float:
+def _signed_accuracy(model: Model, x: Tensor, y: Tensor, eps: float, step: float, iterations: int, box: Box | None) -> float:
     right = 0
     for xs, ys in _chunks(x, y):
         adversarial = signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations, box=box)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,7 @@ def fit(
     out: Path | None = None,
     resume: bool = False,
     progress: bool = False,
+    after_epoch: Callable[[int, nn.Module], None] | None = None,
     **options: Any,
 ) -> TrainResult:
     """Train a network by Algorithm 2: minimise loss + weight * penalty, the weight steered so that a target is met.
@@ -68,6 +70,7 @@ def fit(
         out: folder for metrics.jsonl, checkpoint/ (after every epoch) and model.safetensors.
         resume: continue from the checkpoint in `out`, bit for bit on a CPU.
         progress: show a progress bar.
+        after_epoch: called with the epoch's number and the model after each epoch, on the main process.
         **options: any field of `TrainConfig`, such as method="clip", target=0.95, epochs=30, seed=0.
 
     Raises:
@@ -110,6 +113,8 @@ def fit(
                 state.finish_epoch(row)
                 if out is not None and main:
                     checkpoint.save(out, state, config)
+                if after_epoch is not None and main:
+                    after_epoch(state.epoch, model)
                 if show is not None:
                     show(row)
         if state.best is not None:

@@ -1,11 +1,17 @@
-"""The example pairs of a run, before and after ascent: read from `pairs.npz`, made ready for the page."""
+"""The example pairs of a run, before and after ascent: read from `pairs*.npz`, made ready for the page.
+
+`pairs.npz` is of the trained network, `pairs-7.npz` of the network after epoch 7.
+"""
 
 from __future__ import annotations
 
 import base64
 import io
+import re
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +19,7 @@ from matplotlib.image import imsave
 
 from ..errors import InputError
 from ..runs import Run
-from .rows import Row
+from .rows import Row, clean
 from .tables import value_text
 
 MOST_PAIRS = 4
@@ -36,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Moment:
-    """A pair before or after the ascent."""
+    """A pair before the ascent, or after it on the network of some epoch."""
 
     name: str
     points: tuple[Point, Point]
@@ -46,17 +52,16 @@ class Moment:
 
 @dataclass(frozen=True)
 class Example:
-    """A pair before and after."""
+    """A pair before the ascent, after it across training, and after it on the trained network."""
 
-    before: Moment
-    after: Moment
+    moments: list[Moment]
 
 
 def examples_of(row: Row) -> tuple[Run, list[Example]] | None:
     """The first run of the row that has example pairs, and these; None if no run has any.
 
     Raises:
-        InputError: a `pairs.npz` cannot be read or lacks an array.
+        InputError: a file of pairs cannot be read or lacks an array.
     """
     for run in row.runs:
         if (run.folder / "pairs.npz").exists():
@@ -65,37 +70,51 @@ def examples_of(row: Row) -> tuple[Run, list[Example]] | None:
 
 
 def _read_examples(run: Run) -> list[Example]:
-    path = run.folder / "pairs.npz"
+    trained = _read(run.folder / "pairs.npz")
+    epochs = {
+        int(found[1]): path for path in run.folder.glob("pairs-*.npz") if (found := re.search(r"-(\d+)\.npz$", path.name))
+    }
+    stages = [("before ascent", "before", trained)]
+    stages += [(f"after ascent, epoch {epoch}", "after", _read(path)) for epoch, path in sorted(epochs.items())]
+    stages.append(("after ascent", "after", trained))
+    names = run.result.get("class_names")
+    names = [clean(name) for name in names] if isinstance(names, list) else []
+    inputs = [arrays[f"{name}_{when}"] for _, when, arrays in stages for name in "uv"]  # (pairs, *input)
+    # One scale of brightness, or of height, for everything shown.
+    low, high = min(0.0, *(points.min() for points in inputs)), max(1.0, *(points.max() for points in inputs))
+    pairs = min(len(points) for points in inputs)
+    return [
+        Example([_moment(arrays, i, title, when, (low, high), names) for title, when, arrays in stages]) for i in range(pairs)
+    ]
+
+
+def _read(path: Path) -> dict[str, Array]:
+    """The arrays of one file, the first pairs of each."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-        return _examples(arrays)
+            arrays = {key: file[key][:MOST_PAIRS] for key in file.files}
+        wanted = [f"{name}_{when}" for name in ("u", "v", "quotient") for when in ("before", "after")]
+        if not all(np.isfinite(arrays[name]).all() for name in wanted):
+            raise ValueError("not all values are finite")
     except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
         got = f"no array {error}" if isinstance(error, KeyError) else error
         raise InputError(f"{path} with the pairs before and after ascent", got, "Train the run again.") from None
+    return arrays
 
 
-def _examples(arrays: dict[str, Array]) -> list[Example]:
-    inputs = [arrays[f"{name}_{when}"][:MOST_PAIRS] for name in "uv" for when in ("before", "after")]  # (pairs, *input)
-    everything = np.concatenate(inputs)
-    if not np.isfinite(everything).all():
-        raise ValueError("not all values are finite")
-    # One scale of brightness, or of height, for everything shown.
-    low, high = everything.min(initial=0.0), everything.max(initial=1.0)
-    scaled = {key: (arrays[key] - low) / (high - low) for key in ("u_before", "v_before", "u_after", "v_after")}
-    return [Example(_moment(arrays, scaled, i, "before"), _moment(arrays, scaled, i, "after")) for i in range(len(inputs[0]))]
-
-
-def _moment(arrays: dict[str, Array], scaled: dict[str, Array], i: int, when: str) -> Moment:
+def _moment(
+    arrays: dict[str, Array], i: int, title: str, when: str, span: tuple[float, float], class_names: Sequence[str]
+) -> Moment:
     points = []
     for name in "uv":
         prediction = ""
         if f"label_{name}_{when}" in arrays:
-            label, confidence = arrays[f"label_{name}_{when}"][i], arrays[f"confidence_{name}_{when}"][i]
-            prediction = f"class {int(label)}, {value_text(float(confidence), 'percent')} %"
-        words = f"Pair {i + 1}, {name} {when} ascent" + (f", predicted {prediction}" if prediction else "")
+            label, confidence = int(arrays[f"label_{name}_{when}"][i]), arrays[f"confidence_{name}_{when}"][i]
+            called = class_names[label] if 0 <= label < len(class_names) else f"class {label}"
+            prediction = f"{called}, {value_text(float(confidence), 'percent')} %"
+        words = f"Pair {i + 1}, {name} {title}" + (f", predicted {prediction}" if prediction else "")
         values = arrays[f"{name}_{when}"][i]  # (*input)
-        picture = scaled[f"{name}_{when}"][i]
+        picture = (values - span[0]) / (span[1] - span[0])
         is_image = picture.ndim == 2 or (picture.ndim == 3 and len(picture) in (1, 3))
         points.append(
             Point(
@@ -109,7 +128,7 @@ def _moment(arrays: dict[str, Array], scaled: dict[str, Array], i: int, when: st
         )
     distance = np.linalg.norm((arrays[f"u_{when}"][i] - arrays[f"v_{when}"][i]).ravel())
     quotient = float(arrays[f"quotient_{when}"][i])
-    return Moment(when, (points[0], points[1]), f"{quotient:.3g}", f"{distance:.3g}")
+    return Moment(title, (points[0], points[1]), f"{quotient:.3g}", f"{distance:.3g}")
 
 
 def _png(picture: Array) -> str:

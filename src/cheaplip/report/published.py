@@ -44,6 +44,7 @@ def published(data: str, model: str, method: str, target: float | None) -> Mappi
     Table 1's, and for the network 784-200-80-10 on MNIST those of the README of the authors' code, whose attacks are
     clamped. The activation may be another: the paper's MLP has sigmoids.
     """
+    keys: tuple[str, ...]
     if data == "mnist" and model.startswith("mlp 784-200-80-10"):
         keys, row = _README_KEYS, _README.get((method, target))
     elif data in _TABLE_1 and model.startswith(_NETWORKS[data]):

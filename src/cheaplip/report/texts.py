@@ -32,9 +32,10 @@ BRACKET = (
     "small and short is good. A bar that runs out of the plot has no upper bound."
 )
 PAIRS = (
-    "The pairs on which CLIP measures steepness, before and after it moved them. The quotient is the change of the "
-    "network's output divided by the distance of the two inputs; the ascent makes it larger. Below each input: what "
-    "the network takes it for, and how sure it is."
+    "What CLIP does to pairs of inputs of different classes: before and after the ascent, which moves both to where the "
+    "network answers most differently; on the trained network and, where the run kept them, on the network of earlier "
+    "epochs. The quotient is the change of the network's output divided by the distance of the two inputs. Below each "
+    "input: what the network takes it for, and how sure it is."
 )
 
 
