@@ -10,6 +10,7 @@ from cheaplip.experiments import images
 from cheaplip.experiments.images import BLOCKS, EXPERIMENTS, reproduce_tables, table_jobs
 from cheaplip.report import csv_table, summary_table, write_report
 from cheaplip.report.published import published
+from cheaplip.report.tables import value_text
 from cheaplip.runs import read_run
 from report_runs import write_run
 from small import QUICK
@@ -90,6 +91,9 @@ def test_every_form_of_the_table_has_the_papers_numbers_beside_ours(tmp_path):
     page = write_report(runs, tmp_path / "report").read_text()
     assert page.count('<small class="paper">[36.2]</small>') == 1
     assert page.count("In brackets: Table 1 of the paper;") == 1
+    assert page.count(">Beside the printed values<") == 1  # of digits nothing is printed
+    pgd = value_text(runs[0].result["pgd_accuracy"], "percent")
+    assert f"PGD eq. (14) {pgd} against 36.2" in page  # the plot in words
     markdown = (tmp_path / "report/table.md").read_text()
     assert markdown.count("[36.2]") == 1
     assert "In brackets" in markdown

@@ -55,6 +55,13 @@ def lipschitz(model, inputs):
     return LipschitzRegularizer(model, pairs, active=8, explore=0, domain=box)
 
 
+def test_after_each_epoch_the_caller_sees_the_model():
+    model, seen = dense(), []
+    fit(model, digits(), after_epoch=lambda epoch, given: seen.append((epoch, given is model)), **OPTIONS)
+    assert seen == [(epoch + 1, True) for epoch in range(len(seen))]
+    assert seen
+
+
 def test_standard_is_the_bare_loop():
     assert same_weights(fit(dense(), digits(), method="standard", **OPTIONS).model, by_hand(dense()))
 

@@ -22,9 +22,10 @@ from markupsafe import Markup
 from ..errors import InputError
 from ..runs import Run, write_atomic, write_json
 from . import texts
+from .comparisons import bracket_plot, published_plot
 from .drawing import PALETTE, Style, row_styles
 from .examples import Example, examples_of
-from .plots import bracket_plot, eps_plot, training_plots, tuning_plot
+from .plots import eps_plot, training_plots, tuning_plot
 from .published import NOTE
 from .rows import Column, Row, clean, distinct, mapping, number, provenance, summary_table, used_columns
 from .tables import csv_table, json_table, markdown_table, spread_text, value_text
@@ -111,14 +112,16 @@ def _page(rows: list[Row]) -> str:
 
 def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Experiment:
     name = f"e{number_}"
-    eps, tuning, bracket = (plot(rows, styles, f"{name}-p") for plot in (eps_plot, tuning_plot, bracket_plot))
+    drawn = (plot(rows, styles, f"{name}-p") for plot in (published_plot, eps_plot, tuning_plot, bracket_plot))
+    beside, eps, tuning, bracket = ([plot] if plot else [] for plot in drawn)
     pairs = [(row.label, found[1]) for row in rows if (found := examples_of(row)) is not None]
     tuned = [row for row in rows if row.target is not None]
     sections = [
+        Section(f"{name}-published", "Beside the printed values", texts.PUBLISHED, beside),
         Section(f"{name}-training", "Training", texts.TRAINING, training_plots(rows, styles, f"{name}-p"), rows),
-        Section(f"{name}-eps", "Accuracy against the length of the attack", texts.EPS, [eps] if eps else [], rows),
-        Section(f"{name}-tuning", "How the weight finds its target", texts.TUNING, [tuning] if tuning else [], tuned),
-        Section(f"{name}-bracket", "Lipschitz constant", texts.BRACKET, [bracket] if bracket else []),
+        Section(f"{name}-eps", "Accuracy against the length of the attack", texts.EPS, eps, rows),
+        Section(f"{name}-tuning", "How the weight finds its target", texts.TUNING, tuning, tuned),
+        Section(f"{name}-bracket", "Lipschitz constant", texts.BRACKET, bracket),
         Section(f"{name}-pairs", "Pairs before and after ascent", texts.PAIRS, pairs=[pair for pair in pairs if pair[1]]),
     ]
     present = [section for section in sections if section.plots or section.pairs]

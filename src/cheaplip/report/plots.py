@@ -1,4 +1,4 @@
-"""The plots of the report. Each function returns nothing to show where the runs hold no data for it."""
+"""The curves of the report. Each function returns nothing to show where the runs hold no data for it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from ..runs import Run
 from .drawing import MARKERS, PALETTE, Style, finish, new_figure
-from .rows import Row, distinct, mapping, metric, number
-from .tables import value_text
+from .rows import Row, distinct, mapping, number
 
 
 @dataclass(frozen=True)
@@ -90,63 +88,6 @@ def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Mar
         return finish(figure, f"{name}-tuning", "Weight and training result against the target", words)
 
 
-def bracket_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
-    """A bar from the lower to the upper bound of the Lipschitz constant, one for each run, on a log scale."""
-    bounded = [row for row in rows if any(_bounds(run)[0] for run in row.runs)]
-    if not bounded:
-        return None
-    ends = [value for row in bounded for run in row.runs for value in _bounds(run) if value]
-    room = 1.5 * (max(ends) / min(ends)) ** 0.14  # for the numbers at the ends
-    low, high = min(ends) / room, max(ends) * room
-    with new_figure(width=5.2, height=0.9 + 0.52 * len(bounded)) as figure:
-        axes = figure.add_subplot(xlabel="Lipschitz constant (log scale)", xscale="log", xlim=(low, high))
-        axes.set_yticks(range(len(bounded)), [_short(row.label) for row in bounded])
-        axes.set_ylim(len(bounded) - 0.4, -0.6)
-        axes.grid(visible=False, axis="y")
-        axes.spines["left"].set_visible(False)
-        _plain_log_ticks(axes.xaxis, high / low)
-        for place, row in enumerate(bounded):
-            _draw_brackets(axes, place, row, styles[row], high)
-        words = " ".join(f"{row.label}: {_bracket_words(row)}." for row in bounded)
-        return finish(figure, f"{name}-bracket", "Lower and upper bound of the Lipschitz constant", words)
-
-
-def _draw_brackets(axes: Axes, place: int, row: Row, style: Style, far: float) -> None:
-    colour = PALETTE[style.colour][0]
-    brackets = [(lower, upper) for lower, upper in map(_bounds, row.runs) if lower]
-    step = 0.6 / len(brackets)
-    for i, (lower, upper) in enumerate(brackets):
-        y = place + (i - (len(brackets) - 1) / 2) * step
-        axes.plot([lower, upper or far], [y, y], color=colour, linewidth=min(7.0, 28 * step), alpha=0.4, solid_capstyle="butt")
-        axes.plot([lower], [y], "|", color=colour, markersize=min(13.0, 40 * step), markeredgewidth=2)
-        if upper:
-            axes.plot([upper], [y], "|", color=colour, markersize=min(13.0, 40 * step), markeredgewidth=2)
-    lowest, highest = min(lower for lower, _ in brackets), max((upper or far) for _, upper in brackets)
-    lower_mean, upper_mean = (row.metrics.get(f"lipschitz_{side}") for side in ("lower", "upper"))
-    if lower_mean:
-        text = value_text(lower_mean.mean, "lower")
-        axes.annotate(text, (lowest, place), (-6, 0), textcoords="offset points", ha="right", va="center", fontsize=8)
-    if upper_mean and highest < far:
-        text = value_text(upper_mean.mean, "upper")
-        axes.annotate(text, (highest, place), (6, 0), textcoords="offset points", ha="left", va="center", fontsize=8)
-
-
-def _bounds(run: Run) -> tuple[float | None, float | None]:
-    """Lower and upper bound where they have a place on a log scale."""
-    lower, upper = metric(run, "lipschitz_lower"), metric(run, "lipschitz_upper")
-    return lower if lower and lower > 0 else None, upper if upper and upper > 0 else None
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 32 else name[:31] + "…"
-
-
-def _bracket_words(row: Row) -> str:
-    lower, upper = row.metrics.get("lipschitz_lower"), row.metrics.get("lipschitz_upper")
-    low = "no lower bound" if lower is None else f"at least {value_text(lower.mean, 'lower')}"
-    return f"{low}, " + ("no upper bound" if upper is None else f"at most {value_text(upper.mean, 'upper')}")
-
-
 def _history_lines(rows: Sequence[Row], key: str, *, scale: float = 1) -> list[_Line]:
     """`key` against the epoch, at the epochs that all seeds of a row have."""
     lines = []
@@ -203,10 +144,11 @@ def _log_if_wide(axes: Axes, lines: Sequence[_Line]) -> None:
     if positive and max(positive) > 10 * min(positive):
         axes.set_yscale("log", nonpositive="mask")
         axes.set_ylabel(axes.get_ylabel() + " (log scale)")
-        _plain_log_ticks(axes.yaxis, max(positive) / min(positive))
+        plain_log_ticks(axes.yaxis, max(positive) / min(positive))
 
 
-def _plain_log_ticks(axis: Axis, span: float) -> None:
+def plain_log_ticks(axis: Axis, span: float) -> None:
+    """Ticks of a log scale that spans the factor `span`, written as plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if span < 1e3 else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01, not a power typeset as a picture
     axis.set_minor_locator(NullLocator())

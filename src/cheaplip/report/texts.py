@@ -16,6 +16,10 @@ ABOUT_METHODS = {
     ),
 }
 
+PUBLISHED = (
+    "Our means with their 95 % intervals in colour; crosses are the values that the paper prints (or, for the network "
+    "784-200-80-10, the README of its authors' code). The printed values are single numbers without a spread."
+)
 TRAINING = "Lines are means over the seeds, bands reach from the smallest to the largest seed; one seed has no band."
 EPS = (
     "How far a sample may be moved, and how many samples the network then still gets right when the movement is chosen "
