@@ -6,25 +6,20 @@ each with a text and plots or pairs. A section for which the runs hold no data d
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import InputError
-from ..runs import Run, write_atomic, write_json
+from ..runs import Run, write_json
 from . import texts
 from .comparisons import bracket_plot, published_plot
-from .drawing import PALETTE, Style, row_styles
+from .drawing import Style, row_styles
 from .examples import Example, examples_of
+from .html import render, write_text
 from .plots import eps_plot, training_plots, tuning_plot
 from .published import NOTE
 from .rows import Column, Row, clean, distinct, mapping, number, provenance, summary_table, used_columns
@@ -72,7 +67,7 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     try:
         out.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
-            _write_text(out / name, text)
+            write_text(out / name, text)
         write_json(out / "table.json", json_table(rows))
     except OSError as error:
         do = "Choose another folder for the report."
@@ -80,33 +75,22 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
     return out / "index.html"
 
 
-def _write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
-
-
 def _page(rows: list[Row]) -> str:
-    package = files(__package__)
-    read = {name: (package / name).read_text(encoding="utf-8") for name in ("page.html.j2", "page.css", "page.js")}
     styles = row_styles(rows)
     grouped = groupby(rows, key=lambda row: (row.data, row.model))
-    experiments = [_experiment(i, list(members), styles) for i, (_, members) in enumerate(grouped, start=1)]
     runs = [run for row in rows for run in row.runs]
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.globals.update(value_text=value_text, spread_text=spread_text, printed_note=NOTE)
-    # The page may run exactly this script and load nothing, whatever the run folders contain.
-    digest = base64.b64encode(hashlib.sha256(read["page.js"].encode()).digest()).decode("ascii")
-    return environment.from_string(read["page.html.j2"]).render(
-        css=Markup(read["page.css"]),
-        script=Markup(read["page.js"]),
-        policy=f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
-        palette=PALETTE,
+    return render(
+        "runs.html.j2",
         title=", ".join(distinct([row.data for row in rows])),
+        provenance=provenance(runs),
         lead=texts.lead(rows),
         methods=texts.about_methods(rows),
-        experiments=experiments,
+        experiments=[_experiment(i, list(members), styles) for i, (_, members) in enumerate(grouped, start=1)],
         styles=styles,
-        provenance=[(clean(key), _listed(value)) for key, value in provenance(runs).items() if value is not None],
         runs=[_run_facts(row, run) for row in rows for run in row.runs],
+        printed_note=NOTE,
+        value_text=value_text,
+        spread_text=spread_text,
     )
 
 
@@ -130,13 +114,6 @@ def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Expe
     several = any(row.n > 1 for row in rows)
     printed = any(row.published for row in rows)
     return Experiment(rows[0].data, rows[0].model, rows, columns, bool(tuned), several, printed, about, notes, present)
-
-
-def _listed(value: Any) -> str:
-    """A value of the provenance in words; a long list by its ends."""
-    values = value if isinstance(value, list) else [value]
-    shown = [clean(item if isinstance(item, str) else json.dumps(item)) for item in values]
-    return ", ".join(shown) if len(shown) <= 5 else f"{shown[0]} to {shown[-1]} ({len(shown)} values)"
 
 
 def _run_facts(row: Row, run: Run) -> dict[str, str]:
