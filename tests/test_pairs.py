@@ -100,6 +100,16 @@ def test_inputs_keep_their_precision_and_stay_untouched():
     assert torch.equal(x, before)
 
 
+@pytest.mark.parametrize("kind", ["perturbed", "uniform"])
+def test_a_step_that_rounding_swallows_is_replaced(kind):
+    n = 3_000_000  # about seven such steps
+    if kind == "uniform":
+        pairs = uniform_pairs(torch.tensor([4.0]), torch.tensor([8.0]), n, 0.1)
+    else:
+        pairs = perturbed_pairs(torch.linspace(4, 7.9, n)[:, None], noise=0.1)
+    assert len(pairs) == n  # a pair set has no pair with u = v: it would have been refused
+
+
 def test_given_pairs_cannot_be_drawn_again():
     with pytest.raises(InputError, match="perturbed_pairs"):
         PairSet(torch.zeros(1, 1), torch.ones(1, 1)).redrawn(torch.Generator())

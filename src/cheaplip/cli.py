@@ -151,8 +151,11 @@ def report(
 
 @app.command()
 def reproduce(
-    experiment: Annotated[str, typer.Argument(help="mnist or fashion-mnist: Table 1 of the paper.")],
-    out: Annotated[Path, typer.Option(help="Where runs, tables and page go; the same folder continues an interrupted grid.")],
+    context: typer.Context,
+    experiment: Annotated[
+        str, typer.Argument(help="Of the paper: mnist or fashion-mnist (Table 1), regression (Figure 2), analysis (Section 3).")
+    ],
+    out: Annotated[Path, typer.Option(help="Where runs, tables and page go; the same folder continues an interrupted one.")],
     table: Annotated[list[str] | None, typer.Option(help="Only this table, such as mnist-default; may be repeated.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 5,
     epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part, for all rows.")] = None,
@@ -160,7 +163,11 @@ def reproduce(
     backend: Annotated[str, typer.Option(help="loky (this machine), ray or dask (a cluster).")] = "loky",
     data_dir: DataDir = None,
 ) -> None:
-    """Run a table of the paper as a grid of independent runs; leaves tables and a page beside the paper's numbers."""
+    """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
+    if experiment in ("regression", "analysis"):
+        _refuse_given(context, experiment, "table", "epochs", "data_dir")
+        _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend)
+        return
     from .experiments.images import reproduce_tables
     from .report import print_summary
 
@@ -184,6 +191,31 @@ def reproduce(
     for failure in failures:
         typer.echo(f"{failure.name} failed: {failure.reason}", err=True)
     typer.echo(f"\nTables and pages: {out.resolve()}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _refuse_given(context: typer.Context, experiment: str, *names: str) -> None:
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            option = f"--{name.replace('_', '-')}"
+            raise InputError(f"options that {experiment} has", option, "Leave it away: it is of mnist and fashion-mnist.")
+
+
+def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, backend: str) -> None:
+    from .experiments import analysis, regression
+
+    run = {"regression": regression.reproduce_regression, "analysis": analysis.reproduce_analysis}[experiment]
+    try:
+        text, failures = run(out, seeds=seeds, workers=workers, backend=backend, progress=True)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted. The same command continues.", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(text)
+    for failure in failures:
+        typer.echo(f"{failure.name} failed: {failure.reason}", err=True)
+    typer.echo(f"Tables and figures: {out.resolve()}")
     if failures:
         raise typer.Exit(1)
 

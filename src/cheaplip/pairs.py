@@ -69,7 +69,7 @@ def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> Pai
         InputError: noise <= 0, or what `PairSet` refuses.
     """
     _positive("noise", noise)
-    return _drawn(lambda generator: (inputs, inputs + noise * _uniform(inputs, generator)), _seeded(seed))
+    return _drawn(lambda generator: _stepped(inputs, _uniform(inputs, generator), noise), _seeded(seed))
 
 
 def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
@@ -112,7 +112,7 @@ def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int 
     def draw(generator: Generator) -> tuple[Tensor, Tensor]:
         like = low.expand(n, *low.shape)
         u = low + (high - low) * _uniform(like, generator)
-        return u, u + noise * torch.randn(like.shape, generator=generator).to(like)
+        return _stepped(u, torch.randn(like.shape, generator=generator).to(like), noise)
 
     return _drawn(draw, _seeded(seed))
 
@@ -135,6 +135,16 @@ def corner_points(like: Tensor, domain: tuple[float, float], generator: Generato
     u = torch.where(position < per_sample(density, position), high, low).to(like)
     v = u + 0.1 * (low + (high - low) * other - u)
     return torch.stack([u, v], dim=1)
+
+
+def _stepped(u: Tensor, direction: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+    """The pairs (u, u + noise * direction); a step that rounding swallows becomes one of `noise` in every entry.
+
+    In one dimension that meets one pair in about a million: a training that redraws its pairs would stop there.
+    """
+    v = u + noise * direction
+    swallowed = per_sample((v == u).flatten(1).all(1), u) if len(u) else v == u
+    return u, torch.where(swallowed, u + noise, v)
 
 
 def _drawn(draw: Draw, generator: Generator) -> PairSet:

@@ -7,9 +7,10 @@ where it stopped: finished runs are kept, begun ones resumed. A job that fails i
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -54,32 +55,51 @@ def run_grid(
         InputError: an unknown backend or one that is not installed, workers < 1, data that are missing, a folder that
             holds a run of other settings.
     """
-    require_known("backend", backend, BACKENDS)
-    if workers < 1:
-        raise InputError("at least one job at once", workers, "Give a positive number.")
+    require_workers(workers, backend)
     for name, job in jobs.items():
         if (out / name / CONFIG).exists() and read_job(out / name) != job:
             do = "Choose another --out, or remove that one."
             raise InputError(f"a folder {out / name} with a run of the same settings", "other settings", do)
     for data in sorted({job.data for job in jobs.values()}):
         load(data, data_dir)  # now, not in every job
-    open_jobs = {name: job for name, job in jobs.items() if not _finished(out / name)}
-    with _progress(jobs, out, progress), _cluster(backend, workers), _one_thread():
-        reasons = Parallel(n_jobs=workers)(delayed(_carry_out)(job, out / name, data_dir) for name, job in open_jobs.items())
-    return [Failure(name, reason) for name, reason in zip(open_jobs, reasons, strict=True) if reason is not None]
+    calls = {
+        name: partial(run_job, job, out / name, data_dir=data_dir, resume=(out / name / CONFIG).exists())
+        for name, job in jobs.items()
+    }
+    finished = {name: out / name / RESULT for name in jobs}
+    return in_parallel(calls, finished, title="runs", workers=workers, backend=backend, progress=progress)
 
 
-def _carry_out(job: Job, folder: Path, data_dir: Path | None) -> str | None:
+def require_workers(workers: int, backend: str) -> None:
+    """Raise `InputError` unless these are workers that `in_parallel` can have."""
+    require_known("backend", backend, BACKENDS)
+    if workers < 1:
+        raise InputError("at least one job at once", workers, "Give a positive number.")
+
+
+def in_parallel(
+    calls: Mapping[str, Callable[[], object]],
+    finished: Mapping[str, Path],
+    *,
+    title: str,
+    workers: int,
+    backend: str,
+    progress: bool,
+) -> list[Failure]:
+    """Make the calls whose file in `finished` is not there yet, each on one thread; returns those that failed."""
+    todo = {name: call for name, call in calls.items() if not finished[name].exists()}
+    with _progress(title, finished, progress), _cluster(backend, workers), _one_thread():
+        reasons = Parallel(n_jobs=workers)(delayed(_carry_out)(call) for call in todo.values())
+    return [Failure(name, reason) for name, reason in zip(todo, reasons, strict=True) if reason is not None]
+
+
+def _carry_out(call: Callable[[], object]) -> str | None:
     torch.set_num_threads(1)
     try:
-        run_job(job, folder, data_dir=data_dir, resume=(folder / CONFIG).exists())
+        call()
     except Exception as error:  # whatever it was, the other jobs go on
         return f"{type(error).__name__}: {one_line(error)}"
     return None
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / RESULT).exists()
 
 
 @contextmanager
@@ -116,17 +136,17 @@ def _one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def _progress(jobs: Mapping[str, Job], out: Path, shown: bool) -> Iterator[None]:
-    """Finished runs are counted in the folders, which works for every backend."""
+def _progress(title: str, finished: Mapping[str, Path], shown: bool) -> Iterator[None]:
+    """What is finished is counted in the folders, which works for every backend."""
     if not shown:
         yield
         return
     ended = threading.Event()
-    with count_shown("runs", len(jobs)) as show:
+    with count_shown(title, len(finished)) as show:
 
         def watch() -> None:
             while not ended.wait(1.0):
-                show(sum(_finished(out / name) for name in jobs))
+                show(sum(path.exists() for path in finished.values()))
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -135,4 +155,4 @@ def _progress(jobs: Mapping[str, Job], out: Path, shown: bool) -> Iterator[None]
         finally:
             ended.set()
             watcher.join()
-            show(sum(_finished(out / name) for name in jobs))
+            show(sum(path.exists() for path in finished.values()))

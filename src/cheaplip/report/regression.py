@@ -1,0 +1,124 @@
+"""The figures of the regression experiment, drawn from the content of its `curves.json`.
+
+`draw_panels`, `draw_discrepancy` and `draw_path` draw on a figure of `drawing.new_figure`; `write_figures` makes files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from ..runs import Json, write_atomic
+from .drawing import PALETTE, new_figure
+
+INK, FAINT, GREY, BLUE, ORANGE = (PALETTE[name][0] for name in ("ink", "faint", "standard", "clip", "weight"))
+
+PANELS = (10.0, 1.0, 1e-10, 0.0)
+"""The weights of Figure 2, in its order."""
+
+ROWS = {"sigmoid": "sigmoid output", "linear": "linear output"}
+
+
+def fits_of(curves: Json, kind: str, seed: int | None = None) -> list[Json]:
+    """The stored fits of one kind (`sigmoid`, `linear`, `path`, `discrepancy`), of one seed or of all."""
+    return [fit for fit in curves["fits"] if fit["kind"] == kind and seed in (None, fit["seed"])]
+
+
+def draw_panels(figure: Figure, curves: Json, seed: int = 0) -> None:
+    """Figure 2: the data, the truth and the fit for lambda = 10, 1, 1e-10 and 0; one row for each output layer."""
+    kinds = [kind for kind in ROWS if fits_of(curves, kind, seed)]
+    grid = figure.subplots(len(kinds), len(PANELS), sharex=True, sharey=True, squeeze=False)
+    for line, kind in zip(grid, kinds, strict=True):
+        fits = {fit["lambda"]: fit for fit in fits_of(curves, kind, seed)}
+        for axes, weight in zip(line, PANELS, strict=True):
+            _scene(axes, curves, seed)
+            if weight in fits:
+                axes.plot(curves["x"], fits[weight]["fit"], color=BLUE)
+                axes.text(0.5, 0.97, f"Lip {fits[weight]['lipschitz']:.3g}", transform=axes.transAxes, ha="center", va="top")
+        line[0].set_ylabel(ROWS[kind])
+    for axes, weight in zip(grid[0], PANELS, strict=True):
+        axes.set_title(f"λ = {weight:g}", fontsize=10)
+    _key(figure, grid[0][0])
+
+
+def draw_discrepancy(figure: Figure, curves: Json, seed: int = 0) -> None:
+    """The fit whose weight the discrepancy principle found, beside the one without a penalty."""
+    axes = figure.add_subplot(xlabel="x")
+    _scene(axes, curves, seed)
+    (plain,) = [fit for fit in fits_of(curves, "linear", seed) if fit["lambda"] == 0]
+    (found,) = fits_of(curves, "discrepancy", seed)
+    for fit, colour, dashes in ((plain, ORANGE, (0, (4, 2))), (found, BLUE, "-")):
+        label = f"λ = {fit['lambda']:.2g}: Lip {fit['lipschitz']:.2g}"
+        axes.plot(curves["x"], fit["fit"], color=colour, linestyle=dashes, label=label)
+    _key(figure, axes)
+
+
+def draw_path(figure: Figure, curves: Json) -> None:
+    """The L-curve: constant against risk over all weights, one line a seed, the fit by discrepancy marked on it."""
+    left, right = figure.subplots(1, 2)
+    seeds = sorted({fit["seed"] for fit in fits_of(curves, "path")})
+    for seed in seeds:
+        fits = fits_of(curves, "path", seed)
+        weights, risks, constants = ([fit[name] for fit in fits] for name in ("lambda", "risk", "lipschitz"))
+        shown = {"linewidth": 1.2, "alpha": 0.75}
+        left.plot(risks, constants, color=BLUE, marker="o", markersize=2.5, **shown)
+        right.plot(weights, risks, color=ORANGE, label="risk" if seed == seeds[0] else None, **shown)
+        label = "Lipschitz constant" if seed == seeds[0] else None
+        right.plot(weights, constants, color=BLUE, linestyle=(0, (4, 2)), label=label, **shown)
+    for i, fit in enumerate(fits_of(curves, "discrepancy")):
+        label = "by discrepancy" if i == 0 else None
+        left.plot(fit["risk"], fit["lipschitz"], "s", color=ORANGE, markersize=5, label=label, zorder=3)
+    left.set(xlabel="risk (training loss)", ylabel="Lipschitz constant on [-4, 4]", xscale="log")
+    right.set(xlabel="λ", xscale="log", yscale="log")
+    # constants of almost 0, where the fit is constant, would stretch the scale until nothing else can be seen
+    right.set_ylim(bottom=1e-4)
+    _decades(left.xaxis, subs=(1, 2, 5))
+    _decades(right.xaxis)
+    _decades(right.yaxis)
+    for axes in (left, right):
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+
+
+FIGURES: dict[str, tuple[Callable[[Figure, Json], None], float, float]] = {
+    "panels": (draw_panels, 9.0, 4.2),
+    "discrepancy": (draw_discrepancy, 5.2, 3.4),
+    "l-curve": (draw_path, 8.0, 3.4),
+}
+"""Name -> how it is drawn, and its size in inches."""
+
+
+def write_figures(curves: Json, out: Path) -> None:
+    """Write every figure for whose parts there are curves as SVG into `out`."""
+    drawn = {"panels": ("sigmoid", "linear"), "discrepancy": ("linear", "discrepancy"), "l-curve": ("path",)}
+    for name, (draw, width, height) in FIGURES.items():
+        if not all(fits_of(curves, kind) for kind in drawn[name]):
+            continue
+        with new_figure(width=width, height=height) as figure:
+            draw(figure, curves)
+            nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+            write_atomic(out / f"{name}.svg", lambda path: figure.savefig(path, format="svg", metadata=nothing))  # noqa: B023
+
+
+def _scene(axes: Axes, curves: Json, seed: int) -> None:
+    axes.plot(curves["x"], curves["truth"], color=GREY, linewidth=1.2, label="truth")
+    for data in curves["data"]:
+        if data["seed"] == seed:
+            axes.plot(data["x"], data["y"], "o", color=INK, markersize=2.4, label="data")
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+
+
+def _key(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+
+
+def _decades(axis: Axis, subs: tuple[int, ...] = (1,)) -> None:
+    axis.set_major_locator(LogLocator(subs=subs))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01, not a power typeset as a picture
+    axis.set_minor_locator(NullLocator())
