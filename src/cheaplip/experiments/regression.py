@@ -30,8 +30,9 @@ from ..models import mlp
 from ..pairs import uniform_pairs
 from ..quotient import difference_quotient
 from ..regularizer import LipschitzRegularizer
-from ..report.measured import write_measured
-from ..report.regression import write_figures
+from ..report.measured import measured_rows, write_measured
+from ..report.regression import write_figures, write_page
+from ..report.rows import provenance
 from ..runs import SCHEMA, Json, Run, write_atomic
 from .grid import Failure
 from .parts import Part, run_parts
@@ -234,6 +235,7 @@ def reproduce_regression(
     curves = _curves(runs, settings)
     write_atomic(out / "curves.json", lambda temporary: temporary.write_text(json.dumps(curves) + "\n", encoding="utf-8"))
     write_figures(curves, out)
+    write_page(curves, measured_rows(runs), out, provenance(runs))
     return text, failures
 
 

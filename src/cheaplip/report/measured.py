@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ..runs import SCHEMA, Json, Run, write_atomic, write_json
+from ..runs import SCHEMA, Json, Run, write_json
+from .html import write_text
 from .rows import Estimate, Kind, mean_interval, number, provenance
 from .tables import spread_text, value_text
 
@@ -38,7 +39,7 @@ def write_measured(runs: Sequence[Run], out: Path) -> str:
     rows = measured_rows(runs)
     markdown = measured_markdown(rows)
     for name, text in {"table.md": markdown, "table.csv": _csv(rows)}.items():
-        _write_text(out / name, text)
+        write_text(out / name, text)
     write_json(out / "table.json", _json(rows, runs))
     return markdown
 
@@ -59,6 +60,11 @@ def measured_markdown(rows: Sequence[MeasuredRow]) -> str:
     return "\n".join(tables)
 
 
+def kind_of(key: str) -> Kind:
+    """How a metric of this name is rounded: bounds outwards."""
+    return "lower" if key.endswith("_lower") else "upper" if key.endswith("_upper") else "number"
+
+
 def _estimates(records: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
     estimates = {}
     for key in dict.fromkeys(key for record in records for key in record):
@@ -69,8 +75,7 @@ def _estimates(records: Sequence[Mapping[str, float]]) -> dict[str, Estimate]:
 
 
 def _text(key: str, estimate: Estimate) -> str:
-    kind: Kind = "lower" if key.endswith("_lower") else "upper" if key.endswith("_upper") else "number"
-    return f"{value_text(estimate.mean, kind)} {spread_text(estimate, kind)}".rstrip()
+    return f"{value_text(estimate.mean, kind_of(key))} {spread_text(estimate, kind_of(key))}".rstrip()
 
 
 def _json(rows: Sequence[MeasuredRow], runs: Sequence[Run]) -> Json:
@@ -101,7 +106,3 @@ def _csv(rows: Sequence[MeasuredRow]) -> str:
         values = [v for e in estimates for v in ((None, None) if e is None else (e.mean, e.ci95))]
         writer.writerow([*(row.labels.get(name) for name in labels), row.n, *values])
     return text.getvalue()
-
-
-def _write_text(path: Path, text: str) -> None:
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))

@@ -5,16 +5,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from ..runs import Json, write_atomic
-from .drawing import PALETTE, new_figure
+from .drawing import PALETTE, finish, new_figure
+from .measured import MeasuredRow
+from .study import Panel, Part, drawn, write_study
 
 INK, FAINT, GREY, BLUE, ORANGE = (PALETTE[name][0] for name in ("ink", "faint", "standard", "clip", "weight"))
 
@@ -93,11 +97,73 @@ FIGURES: dict[str, tuple[Callable[[Figure, Json], None], float, float]] = {
 """Name -> how it is drawn, and its size in inches."""
 
 
+NEEDS = {"panels": ("sigmoid", "linear"), "discrepancy": ("linear", "discrepancy"), "l-curve": ("path",)}
+"""The kinds of fits that a figure shows."""
+
+LEAD = (
+    "A curve through noisy data with gaps. How does the weight λ of the Lipschitz penalty shape the fit, how steep does it "
+    "become, and does it oscillate where there are no data?"
+)
+TEXTS = {
+    "panels": (
+        "Figure 2 of the paper",
+        "The same network, trained for λ = 0, then 10, 1 and 1e-10, each from where the one before ended. The paper's "
+        "network ends in a sigmoid, which cannot be negative; below it, the same with a linear output.",
+    ),
+    "discrepancy": (
+        "The weight found by itself",
+        "The discrepancy principle moves λ until the training loss is the variance of the noise.",
+    ),
+    "l-curve": (
+        "Risk against Lipschitz constant",
+        "A fit for every λ, from the largest to the smallest, each from where the one before ended; one line a seed.",
+    ),
+}
+SLIDER = "The fits along that path, of the first seed. A larger weight makes the curve flatter and the risk larger."
+
+
+def write_page(curves: Json, rows: Sequence[MeasuredRow], out: Path, provenance: Mapping[str, Any]) -> None:
+    """Write `out`/index.html, with every figure for whose parts there are curves, and the path under a slider."""
+    parts = []
+    for name, (draw, width, height) in FIGURES.items():
+        title, text = TEXTS[name]
+        if all(fits_of(curves, kind) for kind in NEEDS[name]):
+            plot = drawn(lambda figure: draw(figure, curves), (width, height), name, title, _in_words(curves, NEEDS[name]))  # noqa: B023
+            parts.append(Part(title, text, [plot]))
+    if fits_of(curves, "path"):
+        parts.append(Part("Try it: the fit for every weight", SLIDER, panel=path_panel(curves)))
+    write_study(out, title="Regression, Figure 2", lead=LEAD, parts=parts, rows=rows, provenance=provenance)
+
+
+def path_panel(curves: Json, seed: int = 0) -> Panel:
+    """Data, truth and the fit of one seed along the path, from the smallest weight to the largest."""
+    fits = sorted(fits_of(curves, "path", seed), key=lambda fit: float(fit["lambda"]))
+    with new_figure(width=6.4, height=3.6) as figure:
+        figure.set_layout_engine("none")  # places are fixed, so that the lines can be laid over the drawing
+        axes = figure.add_axes((0.08, 0.13, 0.9, 0.83))
+        axes.set(xlabel="x")
+        _scene(axes, curves, seed)
+        for fit in fits:
+            axes.plot(curves["x"], fit["fit"], alpha=0)  # for the limits
+        axes.legend(frameon=False, loc="upper center", ncols=2)
+        axes.autoscale_view()
+        scale, height = 72 / figure.dpi, 72 * figure.get_size_inches()[1]
+        steps = []
+        for fit in fits:
+            points = scale * axes.transData.transform(list(zip(curves["x"], fit["fit"], strict=True)))
+            label = f"λ = {fit['lambda']:.3g}: risk {fit['risk']:.3g}, Lipschitz constant {fit['lipschitz']:.3g}"
+            steps.append({"label": label, "points": " ".join(f"{x:.1f},{height - y:.1f}" for x, y in points)})
+        drawing = finish(figure, "path", "Data, truth and the fit for one weight", "Move the slider for another weight.")
+    line = Markup('<polyline fill="none" stroke="var(--clip)" stroke-width="1.8" points="{}"/></svg>').format(
+        steps[0]["points"]
+    )
+    return Panel(drawing.replace(Markup("</svg>"), line), steps, 0)
+
+
 def write_figures(curves: Json, out: Path) -> None:
     """Write every figure for whose parts there are curves as SVG into `out`."""
-    drawn = {"panels": ("sigmoid", "linear"), "discrepancy": ("linear", "discrepancy"), "l-curve": ("path",)}
     for name, (draw, width, height) in FIGURES.items():
-        if not all(fits_of(curves, kind) for kind in drawn[name]):
+        if not all(fits_of(curves, kind) for kind in NEEDS[name]):
             continue
         with new_figure(width=width, height=height) as figure:
             draw(figure, curves)
@@ -122,3 +188,11 @@ def _decades(axis: Axis, subs: tuple[int, ...] = (1,)) -> None:
     axis.set_major_locator(LogLocator(subs=subs))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01, not a power typeset as a picture
     axis.set_minor_locator(NullLocator())
+
+
+def _in_words(curves: Json, kinds: Sequence[str]) -> str:
+    """The first seed's fits of these kinds."""
+    fits = [fit for kind in kinds for fit in fits_of(curves, kind, 0)]
+    return "; ".join(
+        f"{fit['kind']}, λ = {fit['lambda']:.2g}: risk {fit['risk']:.2g}, Lip {fit['lipschitz']:.2g}" for fit in fits
+    )

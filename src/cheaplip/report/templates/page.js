@@ -20,3 +20,16 @@ for (const table of document.querySelectorAll("table.sortable")) {
     });
   });
 }
+// A slider moves one line of a drawing along precomputed steps.
+for (const panel of document.querySelectorAll(".path")) {
+  const steps = JSON.parse(panel.querySelector("script").textContent);
+  const slider = panel.querySelector("input");
+  const show = () => {
+    const { label, points } = steps[slider.value];
+    panel.querySelector("polyline").setAttribute("points", points);
+    panel.querySelector("output").textContent = label;
+    slider.setAttribute("aria-valuetext", label);
+  };
+  slider.addEventListener("input", show);
+  show();
+}
