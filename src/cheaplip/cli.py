@@ -204,9 +204,10 @@ def _refuse_given(context: typer.Context, experiment: str, *names: str) -> None:
 
 
 def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, backend: str) -> None:
-    from .experiments import analysis, regression
+    from .experiments.analysis import reproduce_analysis
+    from .experiments.regression import reproduce_regression
 
-    run = {"regression": regression.reproduce_regression, "analysis": analysis.reproduce_analysis}[experiment]
+    run = reproduce_regression if experiment == "regression" else reproduce_analysis
     try:
         text, failures = run(out, seeds=seeds, workers=workers, backend=backend, progress=True)
     except KeyboardInterrupt:
