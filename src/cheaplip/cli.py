@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import CheaplipError, InputError
+from .errors import CheaplipError, InputError, require_known
 from .runs import find_runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -164,6 +164,7 @@ def reproduce(
     data_dir: DataDir = None,
 ) -> None:
     """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
+    require_known("an experiment", experiment, ("mnist", "fashion-mnist", "regression", "analysis"))
     if experiment in ("regression", "analysis"):
         _refuse_given(context, experiment, "table", "epochs", "data_dir")
         _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend)

@@ -186,7 +186,7 @@ def reproduce_analysis(
     """Run all parts and write the table into `out`; see `regression.reproduce_regression`."""
     asked = settings or Settings()
     runs, failures = run_parts(PARTS, asked, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress)
-    return write_measured(runs, out), failures
+    return write_measured(runs, out) if runs else "", failures
 
 
 def scattered(seed: int, points_a_side: int, dimensions: int) -> tuple[Tensor, Tensor]:

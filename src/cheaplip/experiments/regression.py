@@ -233,6 +233,8 @@ def reproduce_regression(
     """
     settings = settings or Settings()
     runs, failures = run_parts(PARTS, settings, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress)
+    if not runs:
+        return "", failures
     text = write_measured(runs, out)
     curves = _curves(runs, settings)
     write_atomic(out / "curves.json", lambda temporary: temporary.write_text(json.dumps(curves) + "\n", encoding="utf-8"))

@@ -93,7 +93,7 @@ class _Problem:
         before, after = self._outputs(theta, self._ends)[:, 0].chunk(2)
         return (after - before) / self._distance
 
-    def objective(self, z: np.ndarray, weight: float) -> tuple[float, np.ndarray]:  # type: ignore[type-arg]
+    def objective(self, z: np.ndarray, weight: float) -> tuple[float, np.ndarray]:
         theta = torch.tensor(z[:-1], requires_grad=True)
         risk = self.risk(theta)
         (gradient,) = torch.autograd.grad(risk, theta)
