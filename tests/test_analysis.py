@@ -1,6 +1,7 @@
 """Section 3 on small cases with answers in closed form; and the parts that both experiments are made of."""
 
 import contextlib
+import itertools
 import json
 
 import pytest
@@ -40,7 +41,7 @@ def test_the_solver_meets_a_solution_in_closed_form(weight):
     assert found.lipschitz == pytest.approx(slope, abs=1e-6)
     assert found.risk == pytest.approx((slope - 1) ** 2, abs=1e-6)
     assert found.objective == pytest.approx((slope - 1) ** 2 + weight * slope, abs=1e-8)
-    assert float(model.weight) == pytest.approx(slope, abs=1e-6)  # the model is left at the solution
+    assert float(model.weight.detach()) == pytest.approx(slope, abs=1e-6)  # the model is left at the solution
     assert found.converged
 
 
@@ -67,8 +68,9 @@ def test_the_interpolant_in_the_limit_has_the_largest_slope_between_neighbours(s
     x, y = scattered(seed, SMALL.points, 1)
     least = float((y.diff(dim=0) / x.diff(dim=0)).abs().max())
     ratios = [row["metrics"]["lipschitz"] / least for row in rows]
-    assert ratios == sorted(ratios)
-    assert ratios[0] < 0.999 < ratios[-1] <= 1 + 1e-6
+    assert all(before < after + 1e-5 for before, after in itertools.pairwise(ratios))  # 1e-5: of the solver
+    assert ratios[0] < 0.999
+    assert ratios[-1] == pytest.approx(1, abs=1e-5)
     assert rows[-1]["metrics"]["risk"] < 1e-8
 
 
