@@ -319,6 +319,29 @@ def test_reproduce(call, monkeypatch):
     assert "mnist-default/wrong-0 failed: DivergenceError" in err
 
 
+def test_reproduce_a_section(call, monkeypatch):
+    from cheaplip.experiments import analysis
+
+    monkeypatch.setattr(analysis, "PARTS", {"absolute-value": analysis.absolute_value})
+    monkeypatch.setenv("CHEAPLIP_DATA", "nowhere")  # of no concern to it
+    code, out, err = call("reproduce", "analysis", "--seeds", 2, "--out", "results")
+    assert code == 0
+    assert "| Example (1) | " in out
+    assert err.splitlines()[-1] == "parts: 2/2"
+    assert {path.name for path in Path("results/analysis").iterdir()} == {"parts", "table.json", "table.csv", "table.md"}
+
+    def fails(seed, settings):
+        raise KeyboardInterrupt if seed else ZeroDivisionError("by zero")
+
+    monkeypatch.setattr(analysis, "PARTS", {"fails": fails})
+    code, _, err = call("reproduce", "analysis", "--seeds", 1, "--out", "other")
+    assert code == 1
+    assert "fails-0 failed: ZeroDivisionError: by zero" in err
+    code, _, err = call("reproduce", "analysis", "--seeds", 2, "--out", "other")
+    assert code == 130
+    assert err.splitlines()[-1] == "Interrupted. The same command continues."
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -327,6 +350,13 @@ def test_reproduce(call, monkeypatch):
         (["mnist", "--seeds", "0"], "at least one seed; got 0"),
         (["mnist", "--jobs", "0"], "at least one job at once; got 0"),
         (["mnist", "--backend", "slurm"], "backend to be one of dask, loky, ray"),
+        (["regresion"], "Did you mean 'regression'"),
+        (["regression", "--table", "mnist-default"], "expected options that regression has; got --table. Leave it away"),
+        (["analysis", "--epochs", "3"], "expected options that analysis has; got --epochs. Leave it away"),
+        (["regression", "--data-dir", "data"], "got --data-dir"),
+        (["analysis", "--seeds", "0"], "at least one seed; got 0"),
+        (["regression", "--jobs", "0"], "at least one job at once; got 0"),
+        (["analysis", "--backend", "slurm"], "backend to be one of dask, loky, ray"),
     ],
 )
 def test_what_reproduce_refuses(call, arguments, message):

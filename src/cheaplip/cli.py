@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import CheaplipError, InputError
+from .errors import CheaplipError, InputError, require_known
 from .runs import find_runs
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -164,6 +164,7 @@ def reproduce(
     data_dir: DataDir = None,
 ) -> None:
     """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
+    require_known("an experiment", experiment, ("mnist", "fashion-mnist", "regression", "analysis"))
     if experiment in ("regression", "analysis"):
         _refuse_given(context, experiment, "table", "epochs", "data_dir")
         _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend)
@@ -204,9 +205,10 @@ def _refuse_given(context: typer.Context, experiment: str, *names: str) -> None:
 
 
 def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, backend: str) -> None:
-    from .experiments import analysis, regression
+    from .experiments.analysis import reproduce_analysis
+    from .experiments.regression import reproduce_regression
 
-    run = {"regression": regression.reproduce_regression, "analysis": analysis.reproduce_analysis}[experiment]
+    run = reproduce_regression if experiment == "regression" else reproduce_analysis
     try:
         text, failures = run(out, seeds=seeds, workers=workers, backend=backend, progress=True)
     except KeyboardInterrupt:

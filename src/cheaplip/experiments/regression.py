@@ -13,7 +13,7 @@ start: the part `chain` trains that control too.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -36,6 +36,8 @@ from ..report.rows import provenance
 from ..runs import SCHEMA, Json, Run, write_atomic
 from .grid import Failure
 from .parts import Part, run_parts
+
+Loss = Callable[[Tensor, Tensor], Tensor]
 
 LOW, HIGH = -4.0, 4.0
 INTERVALS = ((-4.0, -3.0), (-0.3, 0.3), (3.0, 4.0))
@@ -99,6 +101,7 @@ def train(
     steps: int,
     settings: Settings,
     seed: int,
+    loss_of: Loss = mse_loss,
 ) -> None:
     """Algorithm 2 on full batches: fresh pairs, one step on loss + lambda * Lip(f, X_Lip), the discrepancy principle."""
     x, y = data
@@ -109,7 +112,7 @@ def train(
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        loss = mse_loss(model(x), y)
+        loss = loss_of(model(x), y)
         objective = loss
         if principle.weight > 0:
             regularizer.redraw()
@@ -231,6 +234,8 @@ def reproduce_regression(
     """
     settings = settings or Settings()
     runs, failures = run_parts(PARTS, settings, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress)
+    if not runs:
+        return "", failures
     text = write_measured(runs, out)
     curves = _curves(runs, settings)
     write_atomic(out / "curves.json", lambda temporary: temporary.write_text(json.dumps(curves) + "\n", encoding="utf-8"))
