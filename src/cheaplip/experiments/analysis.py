@@ -27,7 +27,9 @@ from ..models import mlp
 from ..norms import sample_norm
 from ..pairs import PairSet
 from ..quotient import quotient_of
-from ..report.measured import write_measured
+from ..report.analysis import write_page
+from ..report.measured import measured_rows, write_measured
+from ..report.rows import provenance
 from ..runs import Json
 from . import regression
 from .grid import Failure
@@ -183,10 +185,13 @@ def reproduce_analysis(
     backend: str = "loky",
     progress: bool = False,
 ) -> tuple[str, list[Failure]]:
-    """Run all parts and write the table into `out`; see `regression.reproduce_regression`."""
+    """Run all parts and write table and page into `out`; see `regression.reproduce_regression`."""
     asked = settings or Settings()
     runs, failures = run_parts(PARTS, asked, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress)
-    return write_measured(runs, out) if runs else "", failures
+    if not runs:
+        return "", failures
+    write_page(measured_rows(runs), out, provenance(runs))
+    return write_measured(runs, out), failures
 
 
 def scattered(seed: int, points_a_side: int, dimensions: int) -> tuple[Tensor, Tensor]:
