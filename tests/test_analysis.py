@@ -70,7 +70,7 @@ def test_the_interpolant_in_the_limit_has_the_largest_slope_between_neighbours(s
     ratios = [row["metrics"]["lipschitz"] / least for row in rows]
     assert all(before < after + 1e-5 for before, after in itertools.pairwise(ratios))  # 1e-5: of the solver
     assert ratios[0] < 0.999
-    assert ratios[-1] == pytest.approx(1, abs=1e-5)
+    assert ratios[-1] == pytest.approx(1, abs=1e-4)
     assert rows[-1]["metrics"]["risk"] < 1e-8
 
 
