@@ -105,7 +105,7 @@ def test_the_table_has_every_claim(tmp_path):
 
 # The parts of an experiment
 
-QUICK = {"absolute-value": PARTS["absolute-value"], "constant-limit": PARTS["constant-limit"]}
+QUICK = {"absolute-value": PARTS["absolute-value"], "minimal-constant": PARTS["minimal-constant"]}
 
 
 def contents(runs):
@@ -117,7 +117,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_jobs(tmp_path):
     two, _ = run_parts(QUICK, SMALL, tmp_path / "two", seeds=2, workers=2)
     assert contents(one) == contents(two)
     assert len(contents(one)) == 4
-    assert contents(one)["constant-limit-0.json"] != contents(one)["constant-limit-1.json"]
+    assert contents(one)["minimal-constant-0.json"] != contents(one)["minimal-constant-1.json"]
     assert all(run.result["provenance"]["threads"] == 1 for run in two)
 
 
