@@ -70,7 +70,7 @@ def test_the_interpolant_in_the_limit_has_the_largest_slope_between_neighbours(s
     ratios = [row["metrics"]["lipschitz"] / least for row in rows]
     assert all(before < after + 1e-5 for before, after in itertools.pairwise(ratios))  # 1e-5: of the solver
     assert ratios[0] < 0.999
-    assert ratios[-1] == pytest.approx(1, abs=1e-5)
+    assert ratios[-1] == pytest.approx(1, abs=1e-4)
     assert rows[-1]["metrics"]["risk"] < 1e-8
 
 
@@ -105,7 +105,7 @@ def test_the_table_has_every_claim(tmp_path):
 
 # The parts of an experiment
 
-QUICK = {"absolute-value": PARTS["absolute-value"], "constant-limit": PARTS["constant-limit"]}
+QUICK = {"absolute-value": PARTS["absolute-value"], "minimal-constant": PARTS["minimal-constant"]}
 
 
 def contents(runs):
@@ -117,7 +117,7 @@ def test_the_numbers_do_not_depend_on_the_number_of_jobs(tmp_path):
     two, _ = run_parts(QUICK, SMALL, tmp_path / "two", seeds=2, workers=2)
     assert contents(one) == contents(two)
     assert len(contents(one)) == 4
-    assert contents(one)["constant-limit-0.json"] != contents(one)["constant-limit-1.json"]
+    assert contents(one)["minimal-constant-0.json"] != contents(one)["minimal-constant-1.json"]
     assert all(run.result["provenance"]["threads"] == 1 for run in two)
 
 

@@ -110,7 +110,7 @@ def test_a_weight_of_1e_10_is_none(reproduced):
 def test_figures_say_what_they_show(reproduced):
     out, _ = reproduced
     panels = (out / "panels.svg").read_text()
-    for text in ("λ = 10", "λ = 1", "λ = 1e-10", "λ = 0", "sigmoid output", "linear output", "truth", "data"):
+    for text in ("λ = 10", "λ = 1", "λ = 1e-10", "λ = 0", "sigmoid output", "linear output", "truth", "data", "fit"):
         assert f">{text}<" in panels
     assert panels.count("Lip ") == 8
     assert "by discrepancy" in (out / "l-curve.svg").read_text()

@@ -1,13 +1,13 @@
 """Figure 2 of the paper: regression with gaps in the data, section 4.1; and the path of all weights beside it.
 
 The objective is (2) with the mean squared error and the paper's penalty (5), the largest quotient of a pair set that is
-redrawn every epoch. Left open by the paper and chosen here: the fields of `Settings`, Adam (SGD does not get sigmoid
-layers going), full batches (so an epoch is a step, and no pair lives long enough to climb: in one dimension the largest
-quotient of 32 random pairs is within a few percent of the constant without), a cosine learning rate in every phase.
+redrawn every epoch. Left open by the paper and chosen here: the fields of `Settings`, Adam, full batches (so an epoch is
+a step, and no pair lives long enough to climb), a cosine learning rate in every phase. What such a pair set sees of the
+constant is measured as `pairs_share`: nearly all of it where the penalty acts, about half of a kink that it left free.
 
 At lambda >= `constant_threshold` the minimiser of (2) is a constant, whatever the network; so the panels lambda = 10 and
-1 must be constants with this loss. And lambda = 1e-10 is so small that the fit must be that of lambda = 0 from the same
-start: the part `chain` trains that control too.
+1 must be constants with this loss. And lambda = 1e-10 is so small that the fit should be that of lambda = 0 from the same
+start: `chain` trains that control too.
 """
 
 from __future__ import annotations

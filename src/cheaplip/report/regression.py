@@ -42,8 +42,10 @@ def draw_panels(figure: Figure, curves: Json, seed: int = 0) -> None:
         for axes, weight in zip(line, PANELS, strict=True):
             _scene(axes, curves, seed)
             if weight in fits:
-                axes.plot(curves["x"], fits[weight]["fit"], color=BLUE)
-                axes.text(0.5, 0.97, f"Lip {fits[weight]['lipschitz']:.3g}", transform=axes.transAxes, ha="center", va="top")
+                axes.plot(curves["x"], fits[weight]["fit"], color=BLUE, label="fit")
+                constant = fits[weight]["lipschitz"]
+                text = "Lip < 0.001" if constant < 1e-3 else f"Lip {constant:.3g}"
+                axes.text(0.5, 0.97, text, transform=axes.transAxes, ha="center", va="top")
         line[0].set_ylabel(ROWS[kind])
     for axes, weight in zip(grid[0], PANELS, strict=True):
         axes.set_title(f"λ = {weight:g}", fontsize=10)
