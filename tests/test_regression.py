@@ -79,7 +79,7 @@ def test_table_and_curves(reproduced):
     labels = [(row["fit"], row["lambda"]) for row in table["rows"]]
     weights = ["0", "10", "1", "1e-10", "0 after 1"]
     assert labels == [
-        *[(kind, weight) for kind in ("sigmoid", "linear") for weight in weights],
+        *[(kind, weight) for kind in ("sigmoid", "squared", "linear") for weight in weights],
         ("discrepancy", "found"),
         ("constant", "from"),
         *[("path", weight) for weight in ("1", "0.01")],
@@ -103,7 +103,7 @@ def test_a_weight_of_1e_10_is_none(reproduced):
     """The control of the third panel: its fit is that of lambda = 0 from the same start."""
     rows = json.loads((reproduced[0] / "table.json").read_text())["rows"]
     distances = [row["metrics"]["distance_to_1e-10"]["mean"] for row in rows if "distance_to_1e-10" in row["metrics"]]
-    assert len(distances) == 2
+    assert len(distances) == 3
     assert max(distances) < 1e-4
 
 
@@ -112,7 +112,7 @@ def test_figures_say_what_they_show(reproduced):
     panels = (out / "panels.svg").read_text()
     for text in ("λ = 10", "λ = 1", "λ = 1e-10", "λ = 0", "sigmoid output", "linear output", "truth", "data", "fit"):
         assert f">{text}<" in panels
-    assert panels.count("Lip ") == 8
+    assert panels.count("Lip ") == 13  # 12 constants, and a label
     assert "by discrepancy" in (out / "l-curve.svg").read_text()
     assert (out / "discrepancy.svg").exists()
     curves = json.loads((out / "curves.json").read_text())

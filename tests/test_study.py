@@ -13,7 +13,8 @@ from cheaplip.report.rows import Estimate
 from report_runs import EVIL
 
 X = [-4.0, -2.0, 0.0, 2.0, 4.0]
-KINDS = {"sigmoid": (0.0, 10.0, 1.0, 1e-10), "linear": (0.0, 10.0, 1.0, 1e-10), "path": (1.0, 0.1, 0.01), "discrepancy": (0.3,)}
+CHAIN = (0.0, 10.0, 1.0, 1e-10)
+KINDS = {"sigmoid": CHAIN, "squared": CHAIN, "linear": CHAIN, "path": (1.0, 0.1, 0.01), "discrepancy": (0.3,)}
 
 
 def fit(kind, weight, seed):

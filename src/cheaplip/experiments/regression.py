@@ -6,8 +6,9 @@ a step, and no pair lives long enough to climb), a cosine learning rate in every
 constant is measured as `pairs_share`: nearly all of it where the penalty acts, about half of a kink that it left free.
 
 At lambda >= `constant_threshold` the minimiser of (2) is a constant, whatever the network; so the panels lambda = 10 and
-1 must be constants with this loss. And lambda = 1e-10 is so small that the fit should be that of lambda = 0 from the same
-start: `chain` trains that control too.
+1 must be constants with this loss. In the authors' code the penalty is the square of the constant, for which no weight
+makes the minimiser constant: `squared` is that reading. And lambda = 1e-10 is so small that the fit should be that of
+lambda = 0 from the same start: `chain` trains that control too.
 """
 
 from __future__ import annotations
@@ -102,12 +103,21 @@ def train(
     settings: Settings,
     seed: int,
     loss_of: Loss = mse_loss,
+    power: int = 1,
 ) -> None:
-    """Algorithm 2 on full batches: fresh pairs, one step on loss + lambda * Lip(f, X_Lip), the discrepancy principle."""
+    """Algorithm 2 on full batches: fresh pairs, one step on loss + lambda * Lip(f, X_Lip)^power, the discrepancy principle."""
     x, y = data
     pairs = uniform_pairs(torch.tensor(LOW), torch.tensor(HIGH), settings.pairs, settings.pair_noise, seed=seed)
     regularizer = LipschitzRegularizer(
-        model, pairs, active=settings.pairs, interval=1, reduction="max", power=1, domain=(LOW, HIGH), explore=0, seed=seed
+        model,
+        pairs,
+        active=settings.pairs,
+        interval=1,
+        reduction="max",
+        power=power,
+        domain=(LOW, HIGH),
+        explore=0,
+        seed=seed,
     )
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
@@ -124,15 +134,14 @@ def train(
         principle.step(loss.item())
 
 
-def chain(seed: int, settings: Settings, *, output_activation: str | None) -> Json:
+def chain(seed: int, settings: Settings, *, kind: str, output_activation: str | None, power: int = 1) -> Json:
     """The four panels, and the control: lambda = 0 from where lambda = 1e-10 started."""
     data, model = sample(seed, settings), _network(settings, output_activation)
-    kind = "linear" if output_activation is None else output_activation
     rows, fits = [], []
     for weight in CHAIN:
         if weight == CHAIN[-1]:
             start = {name: value.clone() for name, value in model.state_dict().items()}
-        train(model, data, ConstantWeight(weight), settings.chain_steps, settings, seed)
+        train(model, data, ConstantWeight(weight), settings.chain_steps, settings, seed, power=power)
         metrics = measure(model, data, settings)
         rows.append({"fit": kind, "lambda": f"{weight:g}", "metrics": metrics})
         fits.append(_fit(model, settings, kind, weight, metrics))
@@ -203,8 +212,9 @@ def measure(model: nn.Module, data: tuple[Tensor, Tensor], settings: Settings) -
 
 
 PARTS: dict[str, Part] = {
-    "sigmoid": partial(chain, output_activation="sigmoid"),
-    "linear": partial(chain, output_activation=None),
+    "sigmoid": partial(chain, kind="sigmoid", output_activation="sigmoid"),
+    "squared": partial(chain, kind="squared", output_activation="sigmoid", power=2),
+    "linear": partial(chain, kind="linear", output_activation=None),
     "discrepancy": discrepancy,
     "path": path,
 }

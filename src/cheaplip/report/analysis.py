@@ -27,7 +27,8 @@ PARTS = (
     Part(
         "Proposition 4 and Remark 2: a large weight finds the best constant",
         "In one dimension even the exact λ from which on the minimiser is constant is known: just above it the fit is flat, "
-        "just below it is not. For squared loss the constant is the mean of the labels, projected on what the output can reach; "
+        "just below it is not. For squared loss the constant is the mean of the labels, projected on what the output can "
+        "reach; "
         "for cross-entropy the logits are the logarithms of the class frequencies. The distance is the largest on [-4, 4].",
     ),
     Part(

@@ -25,16 +25,16 @@ INK, FAINT, GREY, BLUE, ORANGE = (PALETTE[name][0] for name in ("ink", "faint", 
 PANELS = (10.0, 1.0, 1e-10, 0.0)
 """The weights of Figure 2, in its order."""
 
-ROWS = {"sigmoid": "sigmoid output", "linear": "linear output"}
+ROWS = {"sigmoid": "sigmoid output", "squared": "sigmoid, squared Lip", "linear": "linear output"}
 
 
 def fits_of(curves: Json, kind: str, seed: int | None = None) -> list[Json]:
-    """The stored fits of one kind (`sigmoid`, `linear`, `path`, `discrepancy`), of one seed or of all."""
+    """The stored fits of one kind (a key of `ROWS`, `path` or `discrepancy`), of one seed or of all."""
     return [fit for fit in curves["fits"] if fit["kind"] == kind and seed in (None, fit["seed"])]
 
 
 def draw_panels(figure: Figure, curves: Json, seed: int = 0) -> None:
-    """Figure 2: the data, the truth and the fit for lambda = 10, 1, 1e-10 and 0; one row for each output layer."""
+    """Figure 2: the data, the truth and the fit for lambda = 10, 1, 1e-10 and 0; one row for each reading."""
     kinds = [kind for kind in ROWS if fits_of(curves, kind, seed)]
     grid = figure.subplots(len(kinds), len(PANELS), sharex=True, sharey=True, squeeze=False)
     for line, kind in zip(grid, kinds, strict=True):
@@ -92,14 +92,14 @@ def draw_path(figure: Figure, curves: Json) -> None:
 
 
 FIGURES: dict[str, tuple[Callable[[Figure, Json], None], float, float]] = {
-    "panels": (draw_panels, 9.0, 4.2),
+    "panels": (draw_panels, 9.0, 5.8),
     "discrepancy": (draw_discrepancy, 5.2, 3.4),
     "l-curve": (draw_path, 8.0, 3.4),
 }
 """Name -> how it is drawn, and its size in inches."""
 
 
-NEEDS = {"panels": ("sigmoid", "linear"), "discrepancy": ("linear", "discrepancy"), "l-curve": ("path",)}
+NEEDS = {"panels": ("sigmoid", "squared", "linear"), "discrepancy": ("linear", "discrepancy"), "l-curve": ("path",)}
 """The kinds of fits that a figure shows."""
 
 LEAD = (
@@ -110,7 +110,8 @@ TEXTS = {
     "panels": (
         "Figure 2 of the paper",
         "The same network, trained for λ = 0, then 10, 1 and 1e-10, each from where the one before ended. The paper's "
-        "network ends in a sigmoid, which cannot be negative; below it, the same with a linear output.",
+        "network ends in a sigmoid, which cannot be negative; below it the same with the square of the constant as penalty, as "
+        "the authors' code has it, and with a linear output. With the constant itself, λ = 10 and 1 must give flat fits.",
     ),
     "discrepancy": (
         "The weight found by itself",
