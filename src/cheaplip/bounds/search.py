@@ -17,7 +17,8 @@ from torch import Tensor
 
 from .multipliers import Chain, output_gram, product_multipliers
 
-POWERS = (4, 32, 256, 2048)
+POWERS = ((8, 1e-4), (128, 1e-5), (2048, 1e-6))
+"""The powers p, and the gain (of a logarithm) below which a step counts as idle."""
 Objective = Callable[[Tensor], tuple[float, Tensor]]
 
 
@@ -26,14 +27,14 @@ def search_multipliers(
     *,
     start: Sequence[Tensor] | None = None,
     contrast: Tensor | None = None,
-    iterations: int = 400,
+    iterations: int = 300,
     deadline: float = math.inf,
 ) -> list[Tensor]:
     """Logarithms of multipliers whose certificate is about as small as it can be; at least as good as the start.
 
     Args:
         chain: weights and slopes in float64.
-        start: first logarithms; by default those of the product of norms.
+        start: first logarithms, already good; by default those of the product of norms.
         contrast: `(k, outputs)` matrix put before the outputs, such as e_i - e_j for a difference of two logits.
         iterations: of L-BFGS, at each of the powers p.
         deadline: `time.monotonic()` at which to stop with what there is.
@@ -44,8 +45,8 @@ def search_multipliers(
     chain = _compressed(chain, contrast)
     sizes = [len(log) for log in logs]
     x = torch.cat(logs)
-    for power in POWERS:
-        x = minimise(_objective(chain, sizes, power), x, iterations=iterations, deadline=deadline)
+    for power, gain in POWERS if start is None else POWERS[1:2]:
+        x = minimise(_objective(chain, sizes, power), x, iterations=iterations, tolerance=gain, deadline=deadline)
     return list(x.split(sizes))
 
 
