@@ -57,7 +57,7 @@ def multiplier_bound(weights: Sequence[Tensor], log_multipliers: Sequence[Tensor
     Example:
         >>> column, row = torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0, 1.0]])  # |x| as a ReLU network
         >>> slopes = (torch.tensor(0.0), torch.tensor(1.0))
-        >>> multiplier_bound([column, row], [torch.tensor([1 / 2, 1 / 2]).log()], [slopes])
+        >>> multiplier_bound([column, row], [torch.tensor([1 / 4, 1 / 4]).log()], [slopes])
         tensor(1.4142)
     """
     gram, _ = output_gram(weights, log_multipliers, slopes)
@@ -67,7 +67,12 @@ def multiplier_bound(weights: Sequence[Tensor], log_multipliers: Sequence[Tensor
 
 
 def output_gram(
-    weights: Sequence[Tensor], log_multipliers: Sequence[Tensor], slopes: Sequence[Slopes], *, outwards: bool = False
+    weights: Sequence[Tensor],
+    log_multipliers: Sequence[Tensor],
+    slopes: Sequence[Slopes],
+    *,
+    outwards: bool = False,
+    parts: Sequence[Tensor | None] = (),
 ) -> tuple[Tensor | None, Tensor]:
     """G_l = W_l Sigma_{l-1} W_l^T, `(..., rows, rows)`, None where a factorisation fails; and the barrier of the search.
 
@@ -79,38 +84,45 @@ def output_gram(
         slopes: as in `multiplier_bound`.
         outwards: enlarge every ellipsoid by a bound of the rounding errors made so far, so that the result holds in
             exact arithmetic. Float64 only.
+        parts: of some weights W, in runs of columns W_k, the matrices W_k W_k^T, `(runs, rows, rows)`, made beforehand.
     """
-    sigma = weights[0].real.new_ones(1)
+    ones = weights[0].real.new_ones(1)
     barrier = weights[0].real.new_zeros(())
-    for weight, log_t, (low, high) in zip(weights[:-1], log_multipliers, slopes, strict=True):
-        gram = _congruence(weight, sigma, outwards)
+    gram = _diagonal_congruence(weights[0], ones, outwards, parts[0] if parts else None)
+    for i, (log_t, (low, high)) in enumerate(zip(log_multipliers, slopes, strict=True)):
+        weight, part = weights[i + 1], parts[i + 1] if parts else None
         middle, radius = (low + high) / 2, (high - low) / 2
-        root = _spread(log_t, gram.shape[-1]).div(2).exp()
-        scaled = root[:, None] * gram * root
-        room = 1 - (_gamma(len(root)) * len(root) if outwards else 0.0)
-        factor, failed = torch.linalg.cholesky_ex(room * torch.eye(len(root)).to(scaled) - scaled)
+        n = gram.shape[-1]
+        root = _spread(log_t, n).div(2).exp()
+        room = 1 - (_gamma(n) * n if outwards else 0.0)
+        shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
+        factor, failed = torch.linalg.cholesky_ex(shifted)
         if failed.any():
             return None, barrier
         barrier = barrier - 2 * factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
-        if not middle.any():
-            sigma = radius.square() * torch.exp(-log_t)
-            sigma = sigma * (1 + 16 * UNIT) if outwards else sigma
-            continue
-        # (G^{-1} - T)^{-1} = G + G T^{1/2} (I - T^{1/2} G T^{1/2})^{-1} T^{1/2} G, a sum of positive terms
-        z = torch.linalg.solve_triangular(factor, root[:, None] * gram, upper=False)
-        inner = gram + z.mH @ z
-        if outwards:
-            identity = torch.eye(len(root)).to(factor)
-            condition = torch.linalg.solve_triangular(factor, identity, upper=False).norm(dim=(-2, -1)) * len(root) ** 0.5
-            slack = _gamma(4 * len(root)) * (1 + condition[..., None]) * len(root) * z.abs().square().sum(-2)
-            inner = inner + torch.diag_embed(slack + 8 * UNIT * len(root) * inner.diagonal(dim1=-2, dim2=-1).real)
-        middle = middle.expand(len(root))
-        sigma = middle[:, None] * inner * middle
-        added = radius.square() * root**-2
-        if outwards:
-            added = added * (1 + 16 * UNIT) + 8 * UNIT * len(root) * sigma.diagonal(dim1=-2, dim2=-1).real
-        sigma = sigma + torch.diag_embed(added.expand(sigma.shape[:-1]))
-    return _congruence(weights[-1], sigma, outwards), barrier
+        added = radius.square() * torch.exp(-log_t)
+        before, gram = gram, _diagonal_congruence(weight, added * (1 + 16 * UNIT) if outwards else added, outwards, part)
+        if middle.any():
+            gram = gram + _coupled(weight * middle, before, root, factor, outwards)
+    return gram, barrier
+
+
+def _coupled(half: Tensor, gram: Tensor, root: Tensor, factor: Tensor, outwards: bool) -> Tensor:
+    """A (G^{-1} - T)^{-1} A^H for A = `half`, as A G A^H + S^H S with L S = T^{1/2} G A^H and L L^H = I - T^{1/2} G T^{1/2}."""
+    moved = gram @ half.mH
+    s = torch.linalg.solve_triangular(factor, root[:, None] * moved, upper=False)
+    result = half @ moved + s.mH @ s
+    result = (result + result.mH) / 2
+    if not outwards:
+        return result
+    n, rows = len(root), half.shape[-2]
+    inverse = torch.linalg.solve_triangular(factor, torch.eye(n).to(factor), upper=False)
+    condition = n * torch.linalg.matrix_norm(inverse)[..., None]  # at least that of L, whose norm is at most 1
+    # the error of entry (i, j) is at most gamma a_i a_j, with a_i the deviation of A's row i and the length of its S
+    reach = half.abs() @ gram.diagonal(dim1=-2, dim2=-1).real.sqrt()[..., None]
+    lengths = reach[..., 0] + torch.linalg.vector_norm(s, dim=-2)
+    slack = 4 * rows * _gamma(4 * n) * (1 + condition) * lengths.square()
+    return result + torch.diag_embed(slack).to(result)
 
 
 def product_multipliers(chain: Chain) -> list[Tensor]:
@@ -153,21 +165,18 @@ def verified_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[flo
     return None
 
 
-def _congruence(weight: Tensor, sigma: Tensor, outwards: bool) -> Tensor:
-    """W Sigma W^H for a diagonal (vector) or full Sigma; Hermitian."""
+def _diagonal_congruence(weight: Tensor, sigma: Tensor, outwards: bool, parts: Tensor | None = None) -> Tensor:
+    """W diag(sigma) W^H, sigma spread over runs of columns."""
+    if parts is not None:
+        runs = _spread(sigma, len(parts)) if len(sigma) < len(parts) else sigma
+        return torch.tensordot(runs, parts, 1)
     columns = weight.shape[-1]
-    if sigma.dim() == 1:
-        deviation = _spread(sigma, columns).sqrt()
-        half = weight * deviation
-        gram = half @ half.mH
-    else:
-        deviation = sigma.diagonal(dim1=-2, dim2=-1).real.sqrt()[..., None, :]
-        gram = weight @ sigma.to(weight) @ weight.mH
-        gram = (gram + gram.mH) / 2
+    deviation = _spread(sigma, columns).sqrt()
+    half = weight * deviation
+    gram = half @ half.mH
     if not outwards:
         return gram
-    # the error of entry (i, j) is at most gamma a_i a_j with a = |W| sqrt(diag Sigma)
-    reach = (weight.abs() * deviation).sum(-1).square()
+    reach = (weight.abs() * deviation).sum(-1).square()  # the error of entry (i, j) is at most gamma a_i a_j again
     return gram + torch.diag_embed(_gamma(2 * columns) * reach.shape[-1] * reach).to(gram)
 
 

@@ -19,6 +19,8 @@ from .multipliers import Chain, output_gram, product_multipliers
 
 POWERS = ((8, 1e-4), (128, 1e-5), (2048, 1e-6))
 """The powers p, and the gain (of a logarithm) below which a step counts as idle."""
+PARTS = 2**26
+"""No more entries than this (half a GiB) are made beforehand."""
 Objective = Callable[[Tensor], tuple[float, Tensor]]
 
 
@@ -45,16 +47,17 @@ def search_multipliers(
     chain = _compressed(chain, contrast)
     sizes = [len(log) for log in logs]
     x = torch.cat(logs)
+    parts = _parts(chain)
     for power, gain in POWERS if start is None else POWERS[1:2]:
-        x = minimise(_objective(chain, sizes, power), x, iterations=iterations, tolerance=gain, deadline=deadline)
+        x = minimise(_objective(chain, parts, sizes, power), x, iterations=iterations, tolerance=gain, deadline=deadline)
     return list(x.split(sizes))
 
 
-def _objective(chain: Chain, sizes: list[int], power: int) -> Objective:
+def _objective(chain: Chain, parts: list[Tensor | None], sizes: list[int], power: int) -> Objective:
     def value_and_gradient(x: Tensor) -> tuple[float, Tensor]:
         x = x.detach().requires_grad_()
         with torch.enable_grad():
-            gram, barrier = output_gram(chain.weights, list(x.split(sizes)), chain.slopes)
+            gram, barrier = output_gram(chain.weights, list(x.split(sizes)), chain.slopes, parts=parts)
         if gram is None:
             return math.inf, x.detach()
         with torch.enable_grad():
@@ -75,6 +78,17 @@ def _compressed(chain: Chain, contrast: Tensor | None) -> Chain:
     if columns > rows and len(weights) > 1:
         weights[0] = torch.linalg.qr(weights[0].mH, mode="r").R.mH
     return Chain(weights, chain.slopes, chain.groups)
+
+
+def _parts(chain: Chain) -> list[Tensor | None]:
+    """W_k W_k^T for the runs of columns that share a multiplier, where they are few: made once instead of at every step."""
+    parts: list[Tensor | None] = []
+    for weight, runs in zip(chain.weights, [1, *chain.groups], strict=True):
+        rows, columns = weight.shape[-2:]
+        worth = weight.dim() == 2 and runs < columns and runs * rows**2 <= PARTS
+        pieces = weight.reshape(rows, runs, -1).transpose(0, 1) if worth else None
+        parts.append(None if pieces is None else pieces @ pieces.mT)
+    return parts
 
 
 def minimise(
