@@ -19,6 +19,9 @@ from torch import Tensor
 from .norms import per_sample, sample_norm, sample_unit
 from .quotient import Model, pair_quotient
 
+Box = tuple[float, float] | tuple[Tensor, Tensor]
+"""(low, high): the same for all entries, or one an entry."""
+
 GROWTH = 1.3
 """Factor of a pair's step size after an accepted step, and its inverse after a refused one (authors' code)."""
 
@@ -108,7 +111,7 @@ def climb(
     *,
     steps: int,
     separation: float,
-    domain: tuple[float, float] | None = None,
+    domain: Box | None = None,
     input_norm: float = 2,
     output_norm: float = 2,
 ) -> tuple[Tensor, Tensor]:
@@ -145,7 +148,7 @@ def keep_valid(
     proposal: Tensor,
     points: Tensor,
     separation: float | Tensor,
-    domain: tuple[float, float] | None = None,
+    domain: Box | None = None,
     input_norm: float = 2,
 ) -> Tensor:
     """Make every proposed pair, `(pairs, 2, *input)`, a valid one: finite, inside the domain, at least `separation` apart.
@@ -158,7 +161,7 @@ def keep_valid(
     stretch = (separation / torch.where(distance > 0, distance, 1.0)).clamp(min=1)
     proposal = torch.addcmul(proposal, per_sample(stretch - 1, proposal), offset)
     if domain is not None:
-        proposal = proposal.clamp(*domain)
+        proposal = torch.clamp(proposal, *domain)
     # 1e-3: a stretched pair may miss the separation by rounding
     distance = _distance(proposal, input_norm)
     valid = (distance >= separation * (1 - 1e-3)) & distance.isfinite()

@@ -91,6 +91,8 @@ def certify(model: nn.Module, data: Dataset, eps: Sequence[float], *, budget: fl
     x, y = data.test_x.to(device), data.test_y.to(device)
     lipschitz, bracket = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, budget=budget, pairwise=data.classes is not None)
     measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": min(len(x), LIPSCHITZ_POINTS)}}
+    if bracket is not None:
+        lipschitz |= {"ratio": bracket.ratio, "seconds": bracket.seconds}
     if bracket is not None and data.classes is not None:
         measured["certified"] = certified_accuracy(certified_radius(model, x, bracket, labels=y), eps)
         measured["samples"]["certified"] = len(x)
@@ -109,7 +111,7 @@ def _lipschitz(
         lower = lower_bound(model, x, domain=domain, pairs=pairs)
         method = {"lower": lower.method, "upper": None}
         return {"lower": lower.value, "upper": None, "method": method, "reason": str(error)}, None
-    found = {name: getattr(bracket, name) for name in ("lower", "upper", "ratio", "scope", "seconds")}
+    found = {name: getattr(bracket, name) for name in ("lower", "upper", "scope")}
     return {**found, "method": bracket.methods}, bracket
 
 

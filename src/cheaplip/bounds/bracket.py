@@ -32,7 +32,7 @@ class LipschitzBracket:
 
     @property
     def ratio(self) -> float:
-        """upper / lower: 1 is the exact constant."""
+        """Upper / lower: 1 is the exact constant."""
         return self.upper / self.lower if self.lower > 0 else math.inf
 
 

@@ -101,7 +101,7 @@ def propagate(model: nn.Module, shape: Shape, certify: Certify, largest: bool = 
         UnsupportedModuleError: a layer or an operation without a rule, by name.
     """
     with torch.no_grad(), evaluating(model):
-        walk = _Walk(trace(model), certify, largest)
+        walk = _Walk(trace(model), certify, largest, type(model).__name__)
         first = next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(()))
         dtype = first.dtype if first.is_floating_point() else torch.float32
         # two samples: what mixes them up changes the first dimension
@@ -112,7 +112,7 @@ def propagate(model: nn.Module, shape: Shape, certify: Certify, largest: bool = 
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             got = f"inputs of shape {shape}: {str(error).partition(chr(10))[0]}"
             raise InputError("a network that takes these inputs", got, "Fit one to the other.") from None
-    bound = walk.bounds.get(walk.output)
+    bound = walk.bounds.get(walk.last)
     if bound is None or not isinstance(result, Tensor):
         raise UnsupportedModuleError("a network that returns one tensor", type(result).__name__, "Return that tensor alone.")
     return bound
@@ -125,28 +125,31 @@ class _Tracer(fx.Tracer):
 
 
 class _Walk(fx.Interpreter):
-    def __init__(self, graph: fx.GraphModule, certify: Certify, largest: bool) -> None:
+    def __init__(self, graph: fx.GraphModule, certify: Certify, largest: bool, name: str) -> None:
         super().__init__(graph)
-        self.bounds: dict[fx.Node, Bound] = {}
-        self._certify, self._largest = certify, largest
+        self.bounds: dict[Any, Bound] = {}
+        self.last: Any = None
+        self._certify, self._largest, self._name = certify, largest, name
 
-    def run_node(self, n: fx.Node) -> Any:
+    def run_node(self, n: Any) -> Any:
         if n.op == "call_module" and isinstance(n.args[0], fx.Node) and n.args[0] in self.bounds:
             self._check(n, self.fetch_attr(str(n.target)), tuple(self.env[n.args[0]].shape[1:]))
         result = super().run_node(n)
         bound = self._bound(n, result)
         if bound is not None:
             if isinstance(result, Tensor) and (result.dim() < 2 or len(result) != 2):
-                raise UnsupportedModuleError("samples that stay apart", f"{_named(n)} of shape {tuple(result.shape)}", ADVICE)
+                raise UnsupportedModuleError(
+                    "samples that stay apart", f"{self._named(n)} of shape {tuple(result.shape)}", ADVICE
+                )
             uses = [user for user in n.users if user.target not in ("size", "dim", getattr)]
             self.bounds[n] = bound.closed(self._certify) if len(uses) > 1 else bound
         return result
 
-    def _bound(self, n: fx.Node, result: Any) -> Bound | None:
+    def _bound(self, n: Any, result: Any) -> Bound | None:
         if n.op == "placeholder":
             return Bound(1.0)
         if n.op == "output":
-            self.output = n.args[0]
+            self.last = n.args[0]
             return None
         inputs = [self.bounds[node] for node in n.all_input_nodes if node in self.bounds]
         if not inputs or isinstance(result, (int, torch.Size)):
@@ -156,17 +159,22 @@ class _Walk(fx.Interpreter):
             return inputs[0].then(self.fetch_attr(str(n.target)), tuple(args[0].shape[1:]), tuple(result.shape[1:]))
         return self._operation(n, args, inputs, result)
 
-    def _check(self, n: fx.Node, module: nn.Module, shape: Shape) -> None:
+    def _named(self, n: Any) -> str:
+        path = str(n.target) if n.op == "call_module" else next(reversed((n.meta.get("nn_module_stack") or {"": 0}).keys()))
+        return repr(path.removeprefix("0.")) if path not in ("", "0") else self._name
+
+    def _check(self, n: Any, module: nn.Module, shape: Shape) -> None:
         try:
             check_forward(module)
             layer_norm(module, shape)
         except UnsupportedModuleError as error:
-            raise UnsupportedModuleError(error.expected, f"{error.got} at {_named(n)}", error.do) from None
+            raise UnsupportedModuleError(error.expected, f"{error.got} at {self._named(n)}", error.do) from None
 
-    def _operation(self, n: fx.Node, args: list[Any], inputs: list[Bound], result: Any) -> Bound:
+    def _operation(self, n: Any, args: list[Any], inputs: list[Bound], result: Any) -> Bound:
         kind = getattr(n.target, "__name__", n.target)
         moving = [arg for arg in n.args if isinstance(arg, fx.Node) and arg in self.bounds]
-        shapes = [tuple(self.env[arg].shape[1:]) for arg in moving]
+        env: dict[Any, Any] = self.env
+        shapes = [tuple(env[arg].shape[1:]) for arg in moving]
         out = tuple(result.shape[1:]) if isinstance(result, Tensor) else None
         if out is None:
             pass
@@ -190,15 +198,10 @@ class _Walk(fx.Interpreter):
             scales = [self.bounds[part].closed(self._certify).scale for part in n.args[0]]
             if (args[1] if len(args) > 1 else n.kwargs.get("dim", 0)) % result.dim() != 0:
                 return Bound(max(scales) if self._largest else math.hypot(*scales))
-        raise UnsupportedModuleError("an operation with a known Lipschitz constant", f"{kind} at {_named(n)}", ADVICE)
+        raise UnsupportedModuleError("an operation with a known Lipschitz constant", f"{kind} at {self._named(n)}", ADVICE)
 
 
 ADVICE = (
     "Products, divisions and attention of inputs have none on all inputs. Put the operation into a module and register a "
     "rule for it with cheaplip.bounds.layers.layer_norm.register, or use the lower bound alone."
 )
-
-
-def _named(n: fx.Node) -> str:
-    path = str(n.target) if n.op == "call_module" else next(reversed((n.meta.get("nn_module_stack") or {"": 0}).keys()))
-    return repr(path.removeprefix("0.") if path not in ("", "0") else "the network itself")

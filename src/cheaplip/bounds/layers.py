@@ -148,7 +148,7 @@ def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
     if any(size is None or n % size for n, size in zip(shape[1:], sizes, strict=True)):
         do = "Choose an output size that divides the input's."
         raise UnsupportedModuleError("adaptive pooling into equal windows", f"{module} on {shape}", do)
-    return math.sqrt(math.prod(sizes) / math.prod(shape[1:]))
+    return math.sqrt(math.prod(size or 1 for size in sizes) / math.prod(shape[1:]))
 
 
 @_rule(infinity_norm, nn.AdaptiveAvgPool2d)
@@ -165,26 +165,27 @@ def batch_norm_scale(module: BatchNorm) -> Tensor:
     return scale if module.weight is None else scale * module.weight.detach().double()
 
 
-def linear_part(module: Linear) -> nn.Module:
+def linear_part(module: nn.Module) -> nn.Module:
     """A float64 copy without what it adds: bias and mean."""
-    part = copy.deepcopy(module).double().eval().requires_grad_(False)
-    if isinstance(part, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)):
-        batch_norm_scale(part)  # or refuse
-        part.running_mean.zero_()
+    part: Any = copy.deepcopy(module).double().eval().requires_grad_(False)
+    if isinstance(module, BatchNorm):
+        part.running_mean = torch.zeros_like(batch_norm_scale(module))
     if getattr(part, "bias", None) is not None:
-        part.bias = None if not isinstance(part, BatchNorm) else nn.Parameter(torch.zeros_like(part.bias))
-    return part
+        part.bias = nn.Parameter(torch.zeros_like(part.bias)) if isinstance(module, BatchNorm) else None
+    result: nn.Module = part
+    return result
 
 
-def absolute(module: Linear) -> nn.Module:
+def absolute(module: nn.Module) -> nn.Module:
     """A float64 copy of the linear part with the absolute values of its weights."""
-    part = linear_part(module)
+    part: Any = linear_part(module)
     if getattr(part, "weight", None) is not None:
         part.weight.abs_() if not nn.utils.parametrize.is_parametrized(part) else _freeze(part)
-    return part
+    result: nn.Module = part
+    return result
 
 
-def _freeze(part: nn.Module) -> None:
+def _freeze(part: Any) -> None:
     nn.utils.parametrize.remove_parametrizations(part, "weight")
     part.requires_grad_(False).weight.abs_()
 

@@ -20,7 +20,7 @@ from ..pairs import PairSet
 from ..quotient import Model, evaluating, pair_quotient
 from .intervals import Ball, Domain, box_of, projected
 
-RESTARTS = 100
+RESTARTS = 150
 """Random pairs beside those from inputs."""
 FINALISTS = 8
 """Pairs that climb longest."""
@@ -58,7 +58,7 @@ def lower_bound(
         inputs: start points, `(n, *input)`.
         domain: box or ball to stay in.
         pairs: further start pairs.
-        steps: of each round of the ascent from inputs and `pairs`; random pairs climb twice as long.
+        steps: of each round of the ascent from inputs and `pairs`; random pairs climb four times as long.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
         deadline: `time.monotonic()` at which the ascents stop with what they have.
@@ -85,10 +85,10 @@ def lower_bound(
         centre = (low + high) / 2 + width * torch.randn(RESTARTS, *x.shape[1:], generator=generator).to(u)
         gap = torch.where(torch.arange(RESTARTS) % 2 == 0, 1.0, 3.0).to(u)
         far = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
-        starts.append((centre, far, 2 * steps))
+        starts.append((centre, far, 4 * steps))
     else:
         ends = low + width * torch.rand(2, RESTARTS, *x.shape[1:], generator=generator).to(u)
-        starts.append((ends[0], ends[1], 2 * steps))
+        starts.append((ends[0], ends[1], 4 * steps))
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     candidates = [
         pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=deadline, **norms)
@@ -96,7 +96,7 @@ def lower_bound(
     ]
     if (input_norm, output_norm) in JACOBIAN_NORMS:
         inside = beside if domain is None else projected(beside, domain)
-        candidates.append(jacobian_lower_bound(model, inside, **norms))
+        candidates.append(jacobian_lower_bound(model, inside, input_norm=input_norm, output_norm=output_norm))
     return max(candidates, key=lambda bound: bound.value)
 
 

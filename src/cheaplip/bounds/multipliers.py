@@ -63,7 +63,8 @@ def multiplier_bound(weights: Sequence[Tensor], log_multipliers: Sequence[Tensor
     gram, _ = output_gram(weights, log_multipliers, slopes)
     if gram is None:
         return weights[0].new_tensor(torch.inf)
-    return torch.linalg.eigvalsh(gram).amax().clamp(min=0).sqrt()
+    bound: Tensor = torch.linalg.eigvalsh(gram).amax().clamp(min=0).sqrt()
+    return bound
 
 
 def output_gram(
@@ -111,7 +112,7 @@ def _coupled(half: Tensor, gram: Tensor, root: Tensor, factor: Tensor, outwards:
     """A (G^{-1} - T)^{-1} A^H for A = `half`, as A G A^H + S^H S with L S = T^{1/2} G A^H and L L^H = I - T^{1/2} G T^{1/2}."""
     moved = gram @ half.mH
     s = torch.linalg.solve_triangular(factor, root[:, None] * moved, upper=False)
-    result = half @ moved + s.mH @ s
+    result: Tensor = half @ moved + s.mH @ s
     result = (result + result.mH) / 2
     if not outwards:
         return result
@@ -169,11 +170,12 @@ def _diagonal_congruence(weight: Tensor, sigma: Tensor, outwards: bool, parts: T
     """W diag(sigma) W^H, sigma spread over runs of columns."""
     if parts is not None:
         runs = _spread(sigma, len(parts)) if len(sigma) < len(parts) else sigma
-        return torch.tensordot(runs, parts, 1)
+        combined: Tensor = torch.tensordot(runs, parts, 1)
+        return combined
     columns = weight.shape[-1]
     deviation = _spread(sigma, columns).sqrt()
     half = weight * deviation
-    gram = half @ half.mH
+    gram: Tensor = half @ half.mH
     if not outwards:
         return gram
     reach = (weight.abs() * deviation).sum(-1).square()  # the error of entry (i, j) is at most gamma a_i a_j again

@@ -157,7 +157,8 @@ def _(module: nn.GELU) -> Derivative:
 
     def slope(x: Tensor) -> Tensor:
         density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
-        return torch.special.ndtr(x) + (x * density).nan_to_num(0.0)
+        share: Tensor = torch.special.ndtr(x)
+        return share + (x * density).nan_to_num(0.0)
 
     return slope, {-math.sqrt(2): (-0.1289050, 0.0), math.sqrt(2): (1.1289050,)}
 

@@ -25,6 +25,8 @@ from .search import search_multipliers
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
 
+OUTWARDS = 1 + 1e-12
+"""Products of norms are rounded upwards by this: their singular values are computed to about 1e-15."""
 PAIR_ITERATIONS = 60
 """Of the search for each difference of two outputs, which starts from the multipliers of all outputs."""
 
@@ -128,7 +130,8 @@ def _euclidean(model: nn.Module, shape: Shape, domain: Domain | None, pairwise: 
 
 def _chain_bound(layers: Sequence[Layer], domain: Domain | None, pairwise: bool, deadline: float) -> UpperBound:
     """Of a chain: the product, the certificate for all inputs, that for the domain if it knows more: the smallest."""
-    product = UpperBound(math.prod(layer_norm(module, shape) for module, shape, _ in layers), PRODUCT, describe(None))
+    norms = (layer_norm(module, shape) for module, shape, _ in layers)
+    product = UpperBound(math.prod(norms) * OUTWARDS, PRODUCT, describe(None))
     chain = make_chain(layers) if layers else None
     if chain is None:
         return replace(product, method=f"{PRODUCT} (too large for multipliers)") if layers else product
@@ -144,7 +147,7 @@ def _chain_bound(layers: Sequence[Layer], domain: Domain | None, pairwise: bool,
 
 def _certified(chain: Chain, pairwise: bool, deadline: float, scope: str) -> UpperBound | None:
     logs = search_multipliers(chain, deadline=deadline)
-    proved = verified_bound(chain, logs)
+    proved = _proved(chain, logs)
     if proved is None:
         return None
     value, gram = proved
@@ -159,10 +162,19 @@ def _certified(chain: Chain, pairwise: bool, deadline: float, scope: str) -> Upp
             contrast = torch.zeros(1, k, dtype=gram.dtype, device=gram.device)
             contrast[0, i], contrast[0, j] = 1.0, -1.0
             own = search_multipliers(chain, start=logs, contrast=contrast, iterations=PAIR_ITERATIONS, deadline=deadline)
-            one = verified_bound(chain, own)
+            one = _proved(chain, own)
             if one is not None:
                 found[i, j] = found[j, i] = min(float(found[i, j]), float(pair_bounds(one[1])[i, j]))
     return UpperBound(value, MULTIPLIERS, scope, gram, found)
+
+
+def _proved(chain: Chain, logs: Sequence[Tensor]) -> tuple[float, Tensor] | None:
+    """What the multipliers prove, moved inwards where they lie too close to the boundary for the margin of rounding."""
+    for inwards in (0.0, 1e-9, 1e-7, 1e-5, 1e-3):
+        proved = verified_bound(chain, [log - (i + 1) * inwards for i, log in enumerate(logs)])
+        if proved is not None:
+            return proved
+    return None
 
 
 def pair_bounds(gram: Tensor) -> Tensor:
@@ -195,4 +207,4 @@ def _outwards(square: Tensor) -> float:
 def _outputs(model: nn.Module, shape: Shape) -> int:
     first = next(itertools.chain(model.parameters(), model.buffers()), torch.zeros(()))
     with torch.no_grad():
-        return model(torch.zeros(2, *shape, dtype=first.dtype, device=first.device))[0].numel()
+        return int(model(torch.zeros(2, *shape, dtype=first.dtype, device=first.device))[0].numel())
