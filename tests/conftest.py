@@ -11,5 +11,11 @@ settings.load_profile("fast")
 
 
 @pytest.fixture(autouse=True)
+def short_searches(monkeypatch):
+    """Few random restarts of lower bounds: a test that needs them sets its own number."""
+    monkeypatch.setattr("cheaplip.bounds.lower.RESTARTS", 8)
+
+
+@pytest.fixture(autouse=True)
 def seeded():
     torch.manual_seed(0)
