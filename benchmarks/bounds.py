@@ -40,6 +40,7 @@ KINDS = [
 ]
 EPS = (0.3, 0.5, 1.0, 1.58)
 SIZES = [(64, 2), (256, 2), (1024, 2), (2048, 2), (64, 4), (64, 8), (256, 8)]
+NAMES = ("bracket", "fashion cnn", "certified", "size")
 BUDGET = 20.0  # seconds for each of the sizes
 
 
@@ -118,28 +119,33 @@ def sizes() -> Iterator[dict[str, Any]]:
 def main(
     out: Annotated[Path, typer.Option(help="Folder for table.json and table.md.")] = Path("results/bounds"),
     models: Annotated[Path, typer.Option(help="Where trained networks are kept.")] = Path("build/bounds-models"),
+    table: Annotated[list[str] | None, typer.Option(help="Only this table, the others are kept; may be repeated.")] = None,
     seeds: int = 5,
 ) -> None:
     torch.set_num_threads(1)
     mnist, fashion = load("mnist"), load("fashion-mnist")
-    tables: dict[str, list[dict[str, Any]]] = {"bracket": [], "certified": [], "fashion cnn": [], "size": []}
+    before = json.loads((out / "table.json").read_text())["tables"] if table else {}
+    tables = {name: [] if name in (table or NAMES) else before.get(name, []) for name in NAMES}
 
-    def add(name: str, row: dict[str, Any]) -> None:
-        tables[name].append(row)
-        write(out, tables)
+    def brackets() -> Iterator[dict[str, Any]]:
+        for seed in range(seeds):
+            for kind in KINDS:
+                label = {"activation": kind[0], "method": kind[1], "target": kind[2], "seed": seed}
+                yield {**label, **bracketed(trained(models, mnist, kind, seed), mnist, seed)[0]}
 
-    for seed in range(seeds):
+    def convolutional() -> Iterator[dict[str, Any]]:
+        model = trained(models, fashion, ("cnn", "standard", None), 0)
+        yield {"seed": 0, **bracketed(model, fashion, 0, budget=100.0)[0]}
+
+    def certificates() -> Iterator[dict[str, Any]]:
         for kind in KINDS:
-            label = {"activation": kind[0], "method": kind[1], "target": kind[2], "seed": seed}
-            add("bracket", {**label, **bracketed(trained(models, mnist, kind, seed), mnist, seed)[0]})
-    model = trained(models, fashion, ("cnn", "standard", None), 0)
-    add("fashion cnn", {"seed": 0, **bracketed(model, fashion, 0, budget=100.0)[0]})
-    for activation, method, target in KINDS:
-        if activation == "relu":
-            model = trained(models, mnist, (activation, method, target), 0)
-            add("certified", {"method": method, "target": target, **proved(model, mnist)})
-    for row in sizes():
-        add("size", row)
+            if kind[0] == "relu":
+                yield {"method": kind[1], "target": kind[2], **proved(trained(models, mnist, kind, 0), mnist)}
+
+    for name, rows in zip(NAMES, (brackets, convolutional, certificates, sizes), strict=True):
+        for row in rows() if name in (table or NAMES) else ():
+            tables[name].append(row)
+            write(out, tables)
 
 
 def write(out: Path, tables: dict[str, list[dict[str, Any]]]) -> None:

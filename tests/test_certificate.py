@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from typer.testing import CliRunner
@@ -35,6 +35,7 @@ def test_the_radius_of_a_linear_classifier_is_the_distance_to_its_boundary():
     assert certified_accuracy(torch.tensor([0.0, 1.0, 2.0]), [1.0])[0] == {"eps": 1.0, "certified_accuracy": 1 / 3, "n": 3}
 
 
+@settings(max_examples=10)
 @given(seed=st.integers(0, 1000))
 def test_no_attack_fools_within_the_radius(seed):
     torch.manual_seed(seed)
@@ -57,6 +58,7 @@ def test_refuses_a_bracket_of_another_network():
         lipschitz_bracket(nn.Linear(3, 2), torch.randn(1, 3), budget=0.0)
 
 
+@settings(max_examples=14)
 @given(
     seed=st.integers(0, 1000),
     radius=st.sampled_from([0.01, 0.1, 1.0]),

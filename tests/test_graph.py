@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
@@ -85,6 +85,7 @@ def test_refuses_inputs_that_do_not_fit():
         upper_bound(nn.Linear(3, 2), (4,))
 
 
+@settings(max_examples=12)
 @given(seed=st.integers(0, 1000), p=st.sampled_from([2, math.inf]), q=st.sampled_from([2, math.inf]))
 def test_brackets_in_other_norms(seed, p, q):
     torch.manual_seed(seed)

@@ -83,7 +83,7 @@ def lower_bound(
     starts = [(u, v, steps)]
     if domain is None:  # where far away f has its steepest slopes, wide pairs find them
         centre = (low + high) / 2 + width * torch.randn(RESTARTS, *x.shape[1:], generator=generator).to(u)
-        gap = torch.where(torch.arange(RESTARTS) % 2 == 0, 1.0, 3.0).to(u)
+        gap = torch.tensor([3.0, 10.0, 30.0])[torch.arange(RESTARTS) % 3].to(u)
         far = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
         starts.append((centre, far, 4 * steps))
     else:
@@ -156,7 +156,8 @@ def pair_lower_bound(
         points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices]
     if isinstance(domain, Ball):
         points = projected(points, domain)
-        quotient = pair_quotient(f, points, input_norm, output_norm)
+        with torch.no_grad():
+            quotient = pair_quotient(f, points, input_norm, output_norm)
         quotient = torch.where(sample_norm(points[:, 0] - points[:, 1], input_norm) >= floor, quotient, 0.0)
     best = int(quotient.argmax())
     return LowerBound(float(quotient[best]), "ascent on pairs", (points[best, 0], points[best, 1]))
