@@ -13,6 +13,9 @@ The two points of each pair lie side by side in one tensor, `(pairs, 2, *input)`
 
 from __future__ import annotations
 
+import math
+import time
+
 import torch
 from torch import Tensor
 
@@ -114,6 +117,7 @@ def climb(
     domain: Box | None = None,
     input_norm: float = 2,
     output_norm: float = 2,
+    deadline: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """Ascend until little is left to gain: `steps` normalised steps, each taken only where it raises the quotient.
 
@@ -125,6 +129,7 @@ def climb(
         domain: box that the points must not leave.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
+        deadline: `time.monotonic()` at which to stop with what there is.
 
     Returns:
         The points and their quotients `(pairs,)`, none lower than before.
@@ -133,6 +138,8 @@ def climb(
     quotient, gradient = quotient_and_gradient(model, points, input_norm, output_norm)
     quotient = torch.where(_distance(points, input_norm) >= separation, quotient, 0.0)
     for _ in range(steps):
+        if time.monotonic() > deadline:
+            break
         proposal = keep_valid(normalized_step(points, gradient, sizes), points, separation, domain, input_norm)
         proposed, proposed_gradient = quotient_and_gradient(model, proposal, input_norm, output_norm)
         apart = _distance(proposal, input_norm) >= 0.99 * separation  # not where keep_valid gave up

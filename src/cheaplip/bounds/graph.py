@@ -154,7 +154,7 @@ class _Walk(fx.Interpreter):
         inputs = [self.bounds[node] for node in n.all_input_nodes if node in self.bounds]
         if not inputs or isinstance(result, (int, torch.Size)):
             return None  # parameters, and sizes of tensors
-        args = [self.env.get(arg) if isinstance(arg, fx.Node) else arg for arg in n.args]
+        args: list[Any] = [self.env.get(arg) if isinstance(arg, fx.Node) else arg for arg in n.args]
         if n.op == "call_module":
             return inputs[0].then(self.fetch_attr(str(n.target)), tuple(args[0].shape[1:]), tuple(result.shape[1:]))
         return self._operation(n, args, inputs, result)

@@ -150,7 +150,7 @@ def pair_lower_bound(
             return f(projected(x, domain))
 
     while True:
-        points, quotient = ascent.climb(climbed, points, steps=steps, separation=floor, domain=box, **norms)
+        points, quotient = ascent.climb(climbed, points, steps=steps, separation=floor, domain=box, deadline=deadline, **norms)
         if len(points) <= FINALISTS or time.monotonic() > deadline:
             break
         points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices]
