@@ -147,7 +147,7 @@ def _(module: nn.SiLU) -> Derivative:
         return gate + (x * gate * (-x).sigmoid()).nan_to_num(0.0)
 
     turn = 2.399357280520547  # x tanh(x / 2) = 2
-    return slope, {-turn: (-0.0998394, 0.0), turn: (1.0998394,)}
+    return slope, {-turn: (-0.0998394,), turn: (1.0998394,)}
 
 
 @derivative.register
@@ -160,7 +160,7 @@ def _(module: nn.GELU) -> Derivative:
         share: Tensor = torch.special.ndtr(x)
         return share + (x * density).nan_to_num(0.0)
 
-    return slope, {-math.sqrt(2): (-0.1289050, 0.0), math.sqrt(2): (1.1289050,)}
+    return slope, {-math.sqrt(2): (-0.1289050,), math.sqrt(2): (1.1289050,)}
 
 
 def _exponential(left: float, width: float = 1.0, right: float = 1.0) -> Derivative:
