@@ -4,16 +4,13 @@ import pytest
 import torch
 from hypothesis import settings
 
+from cheaplip.bounds import lower
+
+lower.RESTARTS = 8  # of the search for lower bounds: enough for tiny networks
 torch.set_num_threads(1)  # the networks here are tiny: a second thread only waits, and on a busy machine for long
 
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True, database=None)
 settings.load_profile("fast")
-
-
-@pytest.fixture(autouse=True)
-def short_searches(monkeypatch):
-    """Few random restarts of lower bounds: a test that needs them sets its own number."""
-    monkeypatch.setattr("cheaplip.bounds.lower.RESTARTS", 8)
 
 
 @pytest.fixture(autouse=True)
