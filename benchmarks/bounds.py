@@ -123,7 +123,6 @@ def main(
     seeds: int = 5,
 ) -> None:
     torch.set_num_threads(1)
-    mnist, fashion = load("mnist"), load("fashion-mnist")
     before = json.loads((out / "table.json").read_text())["tables"] if table else {}
     tables = {name: [] if name in (table or NAMES) else before.get(name, []) for name in NAMES}
 

@@ -181,3 +181,16 @@ def test_l_bfgs_finds_the_minimum_of_rosenbrock_and_steps_back_from_infinity():
     assert found.tolist() == pytest.approx([1, 1], abs=1e-4)
     assert np.isfinite(rosenbrock(found)[0])
     assert minimise(rosenbrock, start, iterations=300, deadline=0.0).equal(start)
+
+
+@pytest.mark.slow
+@settings(max_examples=1000)
+@given(seed=st.integers(0, 10**9), inputs=st.integers(1, 3), hidden=st.integers(1, 4), outputs=st.integers(1, 3))
+def test_the_bracket_holds_the_exact_constant_in_a_thousand_networks(seed, inputs, hidden, outputs):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(inputs, hidden), nn.ReLU(), nn.Linear(hidden, outputs))
+    exact = oracles.lipschitz_by_regions(model)
+    lower = lower_bound(model, 3 * torch.randn(4, inputs), steps=2)
+    upper = upper_bound(model, (inputs,), deadline=time.monotonic() + 0.01)
+    assert lower.value <= exact * ROUNDING
+    assert exact <= upper.value
