@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import torch
+from scipy.optimize import linprog
 from torch import nn
 
 
@@ -129,3 +130,42 @@ def lipschitz_of_relu_net(first, second):
     assert w1.shape[0] <= w1.shape[1]
     patterns = itertools.product([0.0, 1.0], repeat=w1.shape[0])
     return max(np.linalg.norm(w2 @ np.diag(pattern) @ w1, 2) for pattern in patterns)
+
+
+def lipschitz_by_regions(model):
+    """Lip of x -> W2 relu(W1 x + b1) + b2: the largest norm of W2 D W1 over the patterns D that some open region attains.
+
+    A pattern is attained if the linear programme "maximise the slack of all its inequalities" has a positive optimum.
+    """
+    first, second = (layer for layer in model if isinstance(layer, torch.nn.Linear))
+    w1, b1, w2 = (part.detach().double().numpy() for part in (first.weight, first.bias, second.weight))
+    largest = 0.0
+    for pattern in itertools.product([0.0, 1.0], repeat=len(b1)):
+        sign = 2 * np.array(pattern) - 1
+        # sign (w1 x + b1) >= slack, slack <= 1
+        rows = np.hstack([-sign[:, None] * w1, np.ones((len(b1), 1))])
+        bounds = [(None, None)] * w1.shape[1] + [(None, 1)]
+        best = linprog([*[0] * w1.shape[1], -1], rows, sign * b1, bounds=bounds)
+        if best.success and best.x[-1] > 1e-9:
+            largest = max(largest, np.linalg.norm(w2 @ np.diag(pattern) @ w1, 2))
+    return largest
+
+
+def lipsdp_neuron(weights, low, high):
+    """The optimum of the semidefinite programme of LipSDP-Neuron, by an interior-point solver: not a proof itself."""
+    import cvxpy
+
+    widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights[:-1])]
+    ends = np.cumsum([0, *widths])
+    select = [np.eye(ends[-1])[a:b] for a, b in itertools.pairwise(ends)]
+    square = cvxpy.Variable()
+    matrix = square * select[0].T @ select[0]
+    for i, weight in enumerate(weights[:-1]):
+        multipliers = cvxpy.diag(cvxpy.Variable(widths[i + 1], nonneg=True))
+        before, after = weight @ select[i], select[i + 1]
+        product = (after - low * before).T @ multipliers @ (high * before - after)
+        matrix = matrix - product - product.T
+    out = weights[-1] @ select[-1]
+    problem = cvxpy.Problem(cvxpy.Minimize(square), [matrix - out.T @ out >> 0])
+    problem.solve(solver=cvxpy.CLARABEL)
+    return float(square.value) ** 0.5

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bounds.bracket import LipschitzBracket, lipschitz_bracket
+    from .bounds.certificate import certified_radius
+    from .bounds.intervals import Ball
     from .config import TrainConfig
     from .data import Dataset
     from .discrepancy import DiscrepancyPrinciple
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from .training import TrainResult, fit
 
 __all__ = [
+    "Ball",
     "Dataset",
     "DiscrepancyPrinciple",
     "LipschitzBracket",
@@ -28,6 +31,7 @@ __all__ = [
     "RobustnessReport",
     "TrainConfig",
     "TrainResult",
+    "certified_radius",
     "difference_quotient",
     "evaluate_robustness",
     "fit",
@@ -39,6 +43,8 @@ __all__ = [
 
 _HOMES = {
     "bounds.bracket": ("LipschitzBracket", "lipschitz_bracket"),
+    "bounds.certificate": ("certified_radius",),
+    "bounds.intervals": ("Ball",),
     "config": ("TrainConfig",),
     "data": ("Dataset",),
     "discrepancy": ("DiscrepancyPrinciple",),

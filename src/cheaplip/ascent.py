@@ -13,11 +13,17 @@ The two points of each pair lie side by side in one tensor, `(pairs, 2, *input)`
 
 from __future__ import annotations
 
+import math
+import time
+
 import torch
 from torch import Tensor
 
 from .norms import per_sample, sample_norm, sample_unit
 from .quotient import Model, pair_quotient
+
+Box = tuple[float, float] | tuple[Tensor, Tensor]
+"""(low, high): the same for all entries, or one an entry."""
 
 GROWTH = 1.3
 """Factor of a pair's step size after an accepted step, and its inverse after a refused one (authors' code)."""
@@ -108,9 +114,10 @@ def climb(
     *,
     steps: int,
     separation: float,
-    domain: tuple[float, float] | None = None,
+    domain: Box | None = None,
     input_norm: float = 2,
     output_norm: float = 2,
+    deadline: float = math.inf,
 ) -> tuple[Tensor, Tensor]:
     """Ascend until little is left to gain: `steps` normalised steps, each taken only where it raises the quotient.
 
@@ -122,6 +129,7 @@ def climb(
         domain: box that the points must not leave.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
+        deadline: `time.monotonic()` at which to stop with what there is.
 
     Returns:
         The points and their quotients `(pairs,)`, none lower than before.
@@ -130,6 +138,8 @@ def climb(
     quotient, gradient = quotient_and_gradient(model, points, input_norm, output_norm)
     quotient = torch.where(_distance(points, input_norm) >= separation, quotient, 0.0)
     for _ in range(steps):
+        if time.monotonic() > deadline:
+            break
         proposal = keep_valid(normalized_step(points, gradient, sizes), points, separation, domain, input_norm)
         proposed, proposed_gradient = quotient_and_gradient(model, proposal, input_norm, output_norm)
         apart = _distance(proposal, input_norm) >= 0.99 * separation  # not where keep_valid gave up
@@ -145,7 +155,7 @@ def keep_valid(
     proposal: Tensor,
     points: Tensor,
     separation: float | Tensor,
-    domain: tuple[float, float] | None = None,
+    domain: Box | None = None,
     input_norm: float = 2,
 ) -> Tensor:
     """Make every proposed pair, `(pairs, 2, *input)`, a valid one: finite, inside the domain, at least `separation` apart.
@@ -158,7 +168,7 @@ def keep_valid(
     stretch = (separation / torch.where(distance > 0, distance, 1.0)).clamp(min=1)
     proposal = torch.addcmul(proposal, per_sample(stretch - 1, proposal), offset)
     if domain is not None:
-        proposal = proposal.clamp(*domain)
+        proposal = torch.clamp(proposal, *domain)
     # 1e-3: a stretched pair may miss the separation by rounding
     distance = _distance(proposal, input_norm)
     valid = (distance >= separation * (1 - 1e-3)) & distance.isfinite()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from .ascent import keep_valid, normalized_step, quotient_and_gradient
-from .bounds.bracket import lipschitz_bracket
+from .bounds.bracket import LipschitzBracket, lipschitz_bracket
+from .bounds.certificate import certified_accuracy, certified_radius
 from .bounds.lower import lower_bound
 from .config import validated
 from .data import Dataset
@@ -79,22 +80,39 @@ def assess(
         report = evaluate_robustness(model, x, y, domain=data.domain, seed=seed, **protocol.model_dump())
         measured = {**vars(report), "evaluation": report.settings}
         del measured["settings"]
-    measured["lipschitz"] = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, pairs)
+    measured["lipschitz"], _ = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, pairs=pairs)
     measured["samples"]["lipschitz"] = min(len(x), LIPSCHITZ_POINTS)
     return measured
 
 
-def _lipschitz(model: nn.Module, x: Tensor, domain: tuple[float, float], pairs: PairSet | None) -> dict[str, Any]:
+def certify(model: nn.Module, data: Dataset, eps: Sequence[float], *, budget: float | None = None) -> dict[str, Any]:
+    """The bracket with pairwise bounds and, for a classifier, the certified accuracy of the test part at each eps."""
+    device = next(model.parameters()).device
+    x, y = data.test_x.to(device), data.test_y.to(device)
+    lipschitz, bracket = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, budget=budget, pairwise=data.classes is not None)
+    measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": min(len(x), LIPSCHITZ_POINTS)}}
+    if bracket is not None:
+        lipschitz |= {"ratio": bracket.ratio, "seconds": bracket.seconds}
+    if bracket is not None and data.classes is not None:
+        measured["certified"] = certified_accuracy(certified_radius(model, x, bracket, labels=y), eps)
+        measured["samples"]["certified"] = len(x)
+    return measured
+
+
+def _lipschitz(
+    model: nn.Module, x: Tensor, domain: tuple[float, float], *, pairs: PairSet | None = None, **options: Any
+) -> tuple[dict[str, Any], LipschitzBracket | None]:
     if pairs is not None:
         steepest = difference_quotient(model, pairs.u, pairs.v).topk(min(256, len(pairs))).indices
         pairs = PairSet(pairs.u[steepest].detach(), pairs.v[steepest].detach())
     try:
-        bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs)
+        bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs, **options)
     except UnsupportedModuleError as error:
         lower = lower_bound(model, x, domain=domain, pairs=pairs)
         method = {"lower": lower.method, "upper": None}
-        return {"lower": lower.value, "upper": None, "method": method, "reason": str(error)}
-    return {"lower": bracket.lower, "upper": bracket.upper, "method": bracket.methods, "scope": bracket.scope}
+        return {"lower": lower.value, "upper": None, "method": method, "reason": str(error)}, None
+    found = {name: getattr(bracket, name) for name in ("lower", "upper", "scope")}
+    return {**found, "method": bracket.methods}, bracket
 
 
 def example_pairs(model: nn.Module, data: Dataset, *, steps: int = 200, seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:

@@ -136,6 +136,20 @@ def evaluate(
 
 
 @app.command()
+def bound(
+    run: Annotated[Path, typer.Argument(help="A finished run folder; its result.json is written anew.")],
+    eps: Annotated[str, typer.Option(help="Radii at which to certify, separated by commas.")] = "0.3,0.5,1.0,1.58",
+    budget: Annotated[float | None, typer.Option(help="Seconds after which the searches stop with what they have.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples."""
+    from .jobs import bound_run
+
+    result = bound_run(run, eps=_numbers(eps), budget=budget, data_dir=data_dir, progress=True)
+    typer.echo(json.dumps({key: result[key] for key in ("lipschitz", "certified") if key in result}, indent=2))
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
     out: Annotated[Path, typer.Option(help="Where index.html and the tables go.")],
@@ -272,3 +286,10 @@ def _widths(text: str) -> tuple[int, ...]:
         return tuple(int(width) for width in text.split(","))
     except ValueError:
         raise InputError("widths such as 64,64", repr(text), "Separate whole numbers by commas.") from None
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(number) for number in text.split(","))
+    except ValueError:
+        raise InputError("numbers such as 0.3,0.5", repr(text), "Separate them by commas.") from None

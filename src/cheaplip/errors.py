@@ -18,6 +18,7 @@ class InputError(CheaplipError, ValueError):
 
     def __init__(self, expected: str, got: object, do: str) -> None:
         super().__init__(f"expected {expected}; got {got}. {do}")
+        self.expected, self.got, self.do = expected, got, do
 
 
 class UnsupportedModuleError(InputError):

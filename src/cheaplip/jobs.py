@@ -7,7 +7,7 @@ import inspect
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from safetensors import SafetensorError
 from torch import nn
 
-from .assessment import PROTOCOLS, Protocol, assess, example_pairs, write_pairs
+from .assessment import PROTOCOLS, Protocol, assess, certify, example_pairs, write_pairs
 from .checkpoint import FILE as CHECKPOINT
 from .config import PRESETS, TrainConfig, altered, refusal, validated
 from .data import Dataset, load
@@ -223,6 +223,42 @@ def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | N
     """
     job = read_job(folder)
     protocol = job.evaluation.altered(options)
+    result, data, model = _finished(folder, job, data_dir)
+    with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
+        result = _merge(result, assess(model, data, protocol, seed=job.training.seed))
+    write_json(folder / RESULT, result)
+    return result
+
+
+def bound_run(
+    folder: Path,
+    *,
+    eps: Sequence[float] = (0.3, 0.5, 1.0, 1.58),
+    budget: float | None = None,
+    data_dir: Path | None = None,
+    progress: bool = False,
+) -> Json:
+    """Bracket the network of a finished run and certify its test part; its `result.json` is written anew.
+
+    Raises:
+        InputError: a folder that holds no finished run, an eps or a budget <= 0.
+        UnsupportedModuleError: no upper bound is known; the lower one is written all the same, and told.
+    """
+    if not all(0 < e < math.inf for e in eps):
+        raise InputError("radii eps > 0", eps, "Give numbers in units of the inputs.")
+    job = read_job(folder)
+    result, data, model = _finished(folder, job, data_dir)
+    with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
+        result = _merge(result, certify(model, data, eps, budget=budget))
+    write_json(folder / RESULT, result)
+    if result["lipschitz"]["upper"] is None:
+        do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."
+        raise InputError("a network with a provable upper bound", result["lipschitz"]["reason"], do)
+    return result
+
+
+def _finished(folder: Path, job: Job, data_dir: Path | None) -> tuple[Json, Dataset, nn.Module]:
+    """The result, the data and the trained network of a run."""
     if not (folder / RESULT).exists():
         raise InputError(f"a finished run in {folder}", "one without result.json", "Finish it with `cheaplip train --resume`.")
     result, data = read_json(folder / RESULT), load(job.data, data_dir)
@@ -231,11 +267,7 @@ def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | N
         model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     except (OSError, SafetensorError, RuntimeError) as error:
         raise InputError(f"the run's weights in {folder / WEIGHTS}", one_line(error), "Train the run again.") from None
-    model.to(this_process().device)
-    with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
-        result = _merge(result, assess(model, data, protocol, seed=job.training.seed))
-    write_json(folder / RESULT, result)
-    return result
+    return result, data, model.to(this_process().device)
 
 
 def _merge(result: Json, measured: Json) -> Json:

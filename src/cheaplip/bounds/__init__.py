@@ -1,1 +1,7 @@
-"""Bounds of Lip(f): `lower` (attained, with a witness), `layers` (true layer norms), `bracket` (both, with scope)."""
+"""Bounds of Lip(f), and what they prove.
+
+`lower` (attained, with a witness) and `upper` (proved) make the `bracket`, from which the `certificate` takes radii. The
+upper end is made of `slopes` of activations, `convolutions` and true norms of `layers`; `graph` finds the layers of a
+network, `chain` writes them as matrices, `multipliers` turn those into a bound, `search` looks for good multipliers, and
+`intervals` narrow the slopes on a domain.
+"""

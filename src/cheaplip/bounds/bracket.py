@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..errors import InputError
 from ..pairs import PairSet
-from .layers import product_of_norms
+from .intervals import Domain, describe
 from .lower import lower_bound
+from .upper import upper_bound
 
 
 @dataclass(frozen=True)
@@ -20,34 +24,66 @@ class LipschitzBracket:
     witness: tuple[Tensor, ...]  # the pair (u, v) or the point at which `lower` is attained
     methods: dict[str, str]  # of {"lower": ..., "upper": ...}
     scope: str  # on which inputs the bracket holds
+    seconds: float
+    input_norm: float = 2
+    output_norm: float = 2
+    pairwise: Tensor | None = None
+    """`(outputs, outputs)` upper bounds of Lip(f_i - f_j), 2-norm on inputs; None where the certificate gives none."""
+
+    @property
+    def ratio(self) -> float:
+        """Upper / lower: 1 is the exact constant."""
+        return self.upper / self.lower if self.lower > 0 else math.inf
 
 
 def lipschitz_bracket(
     model: nn.Module,
     inputs: Tensor,
     *,
-    domain: tuple[float, float] | None = None,
+    domain: Domain | None = None,
+    input_norm: float = 2,
+    output_norm: float = 2,
+    budget: float | None = None,
+    pairwise: bool = False,
     pairs: PairSet | None = None,
     steps: int = 50,
 ) -> LipschitzBracket:
-    """A lower and an upper bound of Lip(f), Euclidean norms.
+    """A lower and an upper bound of Lip(f).
 
-    The lower end is the best of ascent on pairs and of Jacobian norms; the upper end the product of layer norms.
+    The lower end is the best of ascent on pairs and of Jacobian norms (see `lower_bound`), the upper end the multiplier
+    certificate, or the product of layer norms where that is smaller or the only one (see `upper_bound`).
 
     Args:
-        model: f; for the upper end an `nn.Sequential` of layers with a known constant.
+        model: f; for the upper end a network that torch.fx can trace, of layers with a known constant.
         inputs: start points of the search for the lower end, `(n, *input)`.
-        domain: box on which Lip(f) is meant; the search stays in it (the upper end holds everywhere).
+        domain: box or `Ball` on which Lip(f) is meant: the search stays in it, and the upper end need hold there only.
+        input_norm: exponent of the norm on inputs, 2 or inf.
+        output_norm: exponent of the norm on outputs, 2 or inf.
+        budget: seconds after which both searches stop with what they have, half for each; None: until they converge.
+        pairwise: search multipliers for every difference of two outputs too, for larger certified radii.
         pairs: further start pairs, such as those of a regularizer.
         steps: ascent steps.
 
     Raises:
-        InputError: no inputs, inputs or parameters that are not finite.
+        InputError: no inputs, inputs or parameters that are not finite, other norms, a budget <= 0.
         UnsupportedModuleError: a layer without a rule; `lower_bound` still works.
     """
-    upper = product_of_norms(model, tuple(inputs.shape[1:]))
-    lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps)
-    scope = "all inputs" if domain is None else f"inputs in [{domain[0]:g}, {domain[1]:g}]"
-    methods = {"lower": lower.method, "upper": "product of layer norms"}
-    upper = max(upper, lower.value)  # on a linear map they are the same number, computed in two ways
-    return LipschitzBracket(lower.value, upper, lower.witness, methods, scope)
+    if budget is not None and not budget > 0:
+        raise InputError("a budget > 0 in seconds", budget, "Give more time, or none for no limit.")
+    begun = time.monotonic()
+    norms = {"input_norm": input_norm, "output_norm": output_norm}
+    shape = tuple(inputs.shape[1:])
+    half = math.inf if budget is None else budget / 2
+    upper = upper_bound(model, shape, domain=domain, pairwise=pairwise, deadline=begun + half, **norms)
+    deadline = math.inf if budget is None else begun + budget
+    lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, deadline=deadline, **norms)
+    return LipschitzBracket(
+        lower.value,
+        max(upper.value, lower.value),  # on a linear map they are the same number, computed in two ways
+        lower.witness,
+        {"lower": lower.method, "upper": upper.method},
+        describe(domain),
+        time.monotonic() - begun,
+        pairwise=upper.pairwise,
+        **norms,
+    )

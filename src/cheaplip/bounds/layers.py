@@ -1,188 +1,210 @@
-"""True Lipschitz constants of single layers (2-norm, evaluation mode), each proved, and their product.
+"""True Lipschitz constants of single layers in evaluation mode, each proved.
 
-`layer_norm` dispatches on the module's type; a type without a rule is refused. Register a rule for your own layer with
-`layer_norm.register(MyLayer)`: a function from (module, shape of one input) to its constant, an upper bound.
-Norms are those of the layer in exact arithmetic, computed in float64.
+`layer_norm` is for the Euclidean norm, `infinity_norm` for the largest entry. Both dispatch on the module's type; a type
+without a rule is refused. Register a rule for your own layer with `layer_norm.register(MyLayer)`: a function from
+(module, shape of one input) to its constant, an upper bound. Norms are those of the layer in exact arithmetic, computed
+in float64. What proves the upper end: a singular value decomposition (Linear), the symbols of the periodic convolution
+(convolutions, see `convolutions`), the largest scale (BatchNorm), a count of overlaps (pooling), the slopes (activations).
 """
 
 from __future__ import annotations
 
-import itertools
+import copy
 import math
+from collections.abc import Callable
 from functools import singledispatch
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError, UnsupportedModuleError
-from ..quotient import evaluating
+from ..errors import UnsupportedModuleError
+from .convolutions import Convolution, Shape, convolution_norm
+from .slopes import derivative, slope_interval
 
-Shape = tuple[int, ...]
+BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
+AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
+MaxPool = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
+Linear = nn.Linear | Convolution | BatchNorm | AvgPool
+Reshaping = nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
+
+Norm = Callable[[Any, Shape], float]
+
+WITHOUT = {
+    nn.LayerNorm: "it divides by the spread of its input, so that its slope grows without bound where the spread is small",
+    nn.GroupNorm: "it divides by the spread of its input, so that its slope grows without bound where the spread is small",
+    nn.MultiheadAttention: "attention multiplies its inputs with one another, so that no constant holds for all of them",
+}
+"""Types that have no finite or no useful global constant, and why."""
+WITHOUT[nn.TransformerEncoderLayer] = WITHOUT[nn.TransformerEncoder] = WITHOUT[nn.MultiheadAttention]
 
 
 @singledispatch
 def layer_norm(module: nn.Module, shape: Shape) -> float:
-    """An upper bound of the Lipschitz constant of one layer on inputs of `shape` (without the batch dimension).
+    """An upper bound of the 2-norm Lipschitz constant of one layer on inputs of `shape` (without the batch dimension).
 
     Raises:
         UnsupportedModuleError: no rule for this type, or not for these settings of it.
     """
+    if derivative.dispatch(type(module)) is not derivative.dispatch(object):
+        low, high = slope_interval(module)
+        return float(torch.maximum(low.abs(), high.abs()))
+    why = next((f" ({why})" for kind, why in WITHOUT.items() if isinstance(module, kind)), "")
     raise UnsupportedModuleError(
         "a layer with a known Lipschitz constant",
-        f"{type(module).__name__}",
-        "Register a rule with cheaplip.bounds.layers.layer_norm.register, or use the lower bound alone.",
+        f"{type(module).__name__}{why}",
+        "Register a rule with cheaplip.bounds.layers.layer_norm.register, put a layer that has one (such as BatchNorm) in "
+        "its place, or use the lower bound alone.",
     )
 
 
-def product_of_norms(model: nn.Module, shape: Shape) -> float:
-    """The product of the layers' constants of a chain (`nn.Sequential`, nested too): equation (4) of the CLIP paper.
-
-    Args:
-        model: an `nn.Sequential`, or a single layer with a rule.
-        shape: shape of one input, without the batch dimension.
-
-    Raises:
-        UnsupportedModuleError: a layer without a rule, or a module that is not a plain chain.
-        InputError: parameters that are not finite.
-    """
-    if not all(values.isfinite().all() for values in itertools.chain(model.parameters(), model.buffers())):
-        raise InputError("finite parameters", "nan or inf", "Training may have diverged: use an earlier checkpoint.")
-    product = 1.0
-    x = torch.zeros(1, *shape, dtype=_dtype(model), device=_device(model))
-    with torch.no_grad(), evaluating(model):
-        for layer in _chain(model):
-            _check_forward(layer)
-            product *= layer_norm(layer, tuple(x.shape[1:]))
-            x = layer(x)
-    return product
+@singledispatch
+def infinity_norm(module: nn.Module, shape: Shape) -> float:
+    """The same for the largest-entry norm; without a rule of its own, sqrt(entries) times `layer_norm`."""
+    if derivative.dispatch(type(module)) is not derivative.dispatch(object):
+        return layer_norm(module, shape)
+    return math.sqrt(math.prod(shape)) * layer_norm(module, shape)
 
 
-def _chain(model: nn.Module) -> list[nn.Module]:
-    if type(model).forward is nn.Sequential.forward:
-        return [layer for child in model.children() for layer in _chain(child)]
-    return [model]
+def has_rule(module: nn.Module) -> bool:
+    """Whether this very layer, or one it is derived from, has a rule."""
+    kind = type(module)
+    return any(rules.dispatch(kind) is not rules.dispatch(object) for rules in (layer_norm, derivative))
 
 
-def _check_forward(layer: nn.Module) -> None:
+def check_forward(layer: nn.Module) -> None:
+    """Refuse a layer derived from one with a rule that computes something of its own."""
     kind = type(layer)
-    known = next(base for base in kind.__mro__ if base in layer_norm.registry)
+    known = next((base for base in kind.__mro__ if base in layer_norm.registry or base in derivative.registry), object)
     if known is not object and kind.forward is not getattr(known, "forward"):  # noqa: B009
         got = f"{kind.__name__}, which computes something of its own"
         do = "Register a rule for it with cheaplip.bounds.layers.layer_norm.register."
         raise UnsupportedModuleError(f"a layer that computes what {known.__name__} does", got, do)
 
 
-def _constant(value: float, *types: type[nn.Module]) -> None:
-    for kind in types:
-        layer_norm.register(kind)(lambda module, shape: value)
+def _rule(dispatch: Any, types: Any) -> Callable[[Norm], Norm]:
+    """Register a rule for all types of a union."""
+
+    def register(rule: Norm) -> Norm:
+        for kind in get_args(types) or (types,):
+            dispatch.register(kind)(rule)
+        return rule
+
+    return register
 
 
-_constant(1.0, nn.Identity, nn.Flatten, nn.Unflatten, nn.Dropout, nn.ReLU, nn.Tanh, nn.Hardtanh)
-_constant(0.25, nn.Sigmoid)
-
-
-@layer_norm.register
-def _(module: nn.LeakyReLU, shape: Shape) -> float:
-    return max(1.0, abs(module.negative_slope))
-
-
-@layer_norm.register
-def _(module: nn.ELU, shape: Shape) -> float:
-    return max(1.0, abs(module.alpha))
-
-
-@layer_norm.register
-def _(module: nn.Softplus, shape: Shape) -> float:
-    if module.threshold < 20:  # it jumps there, from log(1 + exp(threshold)) / beta to threshold / beta
-        raise UnsupportedModuleError("Softplus with a threshold >= 20", str(module), "Use torch's default threshold.")
+@_rule(layer_norm, Reshaping)
+@_rule(infinity_norm, Reshaping)
+def _(module: Reshaping, shape: Shape) -> float:
     return 1.0
 
 
-@layer_norm.register
+@_rule(layer_norm, nn.Linear)
 def _(module: nn.Linear, shape: Shape) -> float:
-    return _spectral_norm(module.weight)
+    return float(torch.linalg.matrix_norm(module.weight.detach().double(), 2))
 
 
-@layer_norm.register
-def _(module: nn.BatchNorm1d, shape: Shape) -> float:
-    return _batch_norm(module)
+@_rule(layer_norm, Convolution)
+def _(module: Convolution, shape: Shape) -> float:
+    return convolution_norm(module, shape)
 
 
-@layer_norm.register
-def _(module: nn.BatchNorm2d, shape: Shape) -> float:
-    return _batch_norm(module)
+@_rule(infinity_norm, Linear)
+def _(module: Linear, shape: Shape) -> float:
+    """The largest sum of absolute weights of an output: what the layer with absolute weights makes of ones."""
+    return float(absolute(module)(torch.ones(1, *shape, dtype=torch.float64, device=_device(module))).max())
 
 
-@layer_norm.register
-def _(module: nn.Conv2d, shape: Shape) -> float:
-    """Zero padding makes the layer a restriction of the periodic convolution on the padded image, a stride one of that.
-
-    The periodic one is block-diagonal in the Fourier basis, so its norm is the largest spectral norm of the
-    channels-by-channels matrices over all frequencies (Sedghi, Gupta, Long 2019): an upper bound, nearly attained.
-    """
-    if module.padding_mode != "zeros":
-        do = "Use zero padding, or register a rule for this layer."
-        raise UnsupportedModuleError("a convolution with zero padding", f"Conv2d with {module.padding_mode!r}", do)
-    spans = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    if isinstance(module.padding, str):
-        total = spans if module.padding == "same" else [0, 0]
-    else:
-        total = [2 * p for p in module.padding]
-    # a torus on which no wrapped-around value reaches an output: the padded image, at least as large as the kernel
-    torus = [max(size + pad, span + 1) for size, pad, span in zip(shape[1:], total, spans, strict=True)]
-    largest = 0.0
-    for weight in module.weight.detach().double().chunk(module.groups):
-        kernel = weight.new_zeros(*weight.shape[:2], *(span + 1 for span in spans))
-        kernel[:, :, :: module.dilation[0], :: module.dilation[1]] = weight
-        symbols = torch.fft.fft2(kernel, s=torus).permute(2, 3, 0, 1)  # (rows, columns, out, in)
-        largest = max(largest, float(torch.linalg.matrix_norm(symbols, 2).max()))
-    return largest
+@_rule(layer_norm, BatchNorm)
+def _(module: BatchNorm, shape: Shape) -> float:
+    return float(batch_norm_scale(module).abs().max())
 
 
-@layer_norm.register
-def _(module: nn.MaxPool2d, shape: Shape) -> float:
+@_rule(layer_norm, MaxPool)
+def _(module: MaxPool, shape: Shape) -> float:
     if module.return_indices:
         raise UnsupportedModuleError("max-pooling that returns values alone", str(module), "Use return_indices=False.")
     # |max a - max b| <= max |a - b| in each window, and an entry lies in at most `overlap` windows
-    return math.sqrt(_overlap(module.kernel_size, module.stride, module.dilation))
+    return math.sqrt(_overlap(module, shape)[0])
 
 
-@layer_norm.register
-def _(module: nn.AvgPool2d, shape: Shape) -> float:
-    if module.padding not in (0, (0, 0)) or module.ceil_mode or module.divisor_override:
+@_rule(infinity_norm, MaxPool)
+def _(module: MaxPool, shape: Shape) -> float:
+    return min(1.0, layer_norm(module, shape))
+
+
+@_rule(layer_norm, AvgPool)
+def _(module: AvgPool, shape: Shape) -> float:
+    if max(_all(module.padding, shape)) or module.ceil_mode or getattr(module, "divisor_override", None):
         do = "Use plain average pooling, or register a rule for this layer."
         raise UnsupportedModuleError("average pooling without padding, ceil mode or divisor", str(module), do)
-    rows, columns = _both(module.kernel_size)
-    return math.sqrt(_overlap(module.kernel_size, module.stride, 1) / (rows * columns))
+    overlap, window = _overlap(module, shape)
+    return math.sqrt(overlap / window)
 
 
-def _batch_norm(module: nn.BatchNorm1d | nn.BatchNorm2d) -> float:
+@_rule(layer_norm, nn.AdaptiveAvgPool2d)
+def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
+    sizes = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
+    if any(size is None or n % size for n, size in zip(shape[1:], sizes, strict=True)):
+        do = "Choose an output size that divides the input's."
+        raise UnsupportedModuleError("adaptive pooling into equal windows", f"{module} on {shape}", do)
+    return math.sqrt(math.prod(size or 1 for size in sizes) / math.prod(shape[1:]))
+
+
+@_rule(infinity_norm, nn.AdaptiveAvgPool2d)
+def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
+    return 1.0
+
+
+def batch_norm_scale(module: BatchNorm) -> Tensor:
+    """What each channel is multiplied by in evaluation mode, float64 `(channels,)`."""
     if module.running_var is None:
         do = "Track running statistics."
         raise UnsupportedModuleError("batch normalisation with running statistics", type(module).__name__, do)
     scale = (module.running_var.double() + module.eps).rsqrt()
-    return float((scale if module.weight is None else scale * module.weight.detach().double().abs()).max())
+    return scale if module.weight is None else scale * module.weight.detach().double()
 
 
-def _overlap(kernel: int | tuple[int, ...], stride: int | tuple[int, ...], dilation: int | tuple[int, ...]) -> int:
-    """In how many windows one entry can lie."""
-    sizes = zip(_both(kernel), _both(stride), _both(dilation), strict=True)
+def linear_part(module: nn.Module) -> nn.Module:
+    """A float64 copy without what it adds: bias and mean."""
+    part: Any = copy.deepcopy(module).double().eval().requires_grad_(False)
+    if isinstance(module, BatchNorm):
+        part.running_mean = torch.zeros_like(batch_norm_scale(module))
+    if getattr(part, "bias", None) is not None:
+        part.bias = nn.Parameter(torch.zeros_like(part.bias)) if isinstance(module, BatchNorm) else None
+    result: nn.Module = part
+    return result
+
+
+def absolute(module: nn.Module) -> nn.Module:
+    """A float64 copy of the linear part with the absolute values of its weights."""
+    part: Any = linear_part(module)
+    if getattr(part, "weight", None) is not None:
+        part.weight.abs_() if not nn.utils.parametrize.is_parametrized(part) else _freeze(part)
+    result: nn.Module = part
+    return result
+
+
+def _freeze(part: Any) -> None:
+    nn.utils.parametrize.remove_parametrizations(part, "weight")
+    part.requires_grad_(False).weight.abs_()
+
+
+def _overlap(module: AvgPool | MaxPool, shape: Shape) -> tuple[int, int]:
+    """In how many windows one entry can lie, and how many entries a window has."""
+    kernel, stride = _all(module.kernel_size, shape), _all(module.stride, shape)
+    dilation = _all(getattr(module, "dilation", 1), shape)
     # a dilated window meets an entry with one of its k taps; taps of windows `stride` apart that meet the same entry
     # are at most min(k, ceil(span / stride)) many
-    return math.prod(min(k, math.ceil((d * (k - 1) + 1) / s)) for k, s, d in sizes)
+    sizes = zip(kernel, stride, dilation, strict=True)
+    return math.prod(min(k, math.ceil((d * (k - 1) + 1) / s)) for k, s, d in sizes), math.prod(kernel)
 
 
-def _both(value: int | tuple[int, ...]) -> tuple[int, ...]:
-    return (value, value) if isinstance(value, int) else value
+def _all(value: int | tuple[int, ...], shape: Shape) -> tuple[int, ...]:
+    if isinstance(value, int):
+        return (value,) * (len(shape) - 1)
+    return value * (len(shape) - 1) if len(value) == 1 else value
 
 
-def _spectral_norm(weight: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(weight.detach().double(), 2))
-
-
-def _dtype(model: nn.Module) -> torch.dtype:
-    return next((p.dtype for p in model.parameters()), torch.float32)
-
-
-def _device(model: nn.Module) -> torch.device:
-    return next((p.device for p in model.parameters()), torch.device("cpu"))
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

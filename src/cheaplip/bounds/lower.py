@@ -6,6 +6,8 @@ All in float64, so that a quotient is what it says also for pairs that have come
 from __future__ import annotations
 
 import copy
+import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -13,9 +15,17 @@ from torch import Tensor, nn
 
 from .. import ascent
 from ..errors import InputError
-from ..norms import sample_norm
+from ..norms import dual_exponent, per_sample, sample_norm
 from ..pairs import PairSet
 from ..quotient import Model, evaluating, pair_quotient
+from .intervals import Ball, Domain, box_of, projected
+
+RESTARTS = 150
+"""Random pairs beside those from inputs."""
+FINALISTS = 8
+"""Pairs that climb longest."""
+JACOBIAN_NORMS = {(2, 2), (2, math.inf), (math.inf, math.inf)}
+"""Input and output norms for which the norm of a matrix has a formula."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +41,62 @@ def lower_bound(
     model: nn.Module,
     inputs: Tensor,
     *,
-    domain: tuple[float, float] | None = None,
+    domain: Domain | None = None,
     pairs: PairSet | None = None,
     steps: int = 50,
+    input_norm: float = 2,
+    output_norm: float = 2,
+    deadline: float = math.inf,
 ) -> LowerBound:
-    """The larger of `pair_lower_bound` (from perturbed inputs and `pairs`) and `jacobian_lower_bound` beside the inputs.
+    """The largest of the quotients after ascent and the norms of Jacobians.
+
+    Ascent starts from the inputs, from `pairs`, and from `RESTARTS` random pairs that are far apart: anywhere in the
+    domain, or, without one, as far out as the inputs reach. Jacobians are taken beside the inputs.
+
+    Args:
+        model: f.
+        inputs: start points, `(n, *input)`.
+        domain: box or ball to stay in.
+        pairs: further start pairs.
+        steps: of each round of the ascent from inputs and `pairs`; random pairs climb four times as long.
+        input_norm: exponent of the norm on inputs.
+        output_norm: exponent of the norm on outputs.
+        deadline: `time.monotonic()` at which the ascents stop with what they have.
 
     Raises:
         InputError: no inputs, inputs or a model that are not finite.
     """
     if len(inputs) == 0 or not inputs.isfinite().all():
         raise InputError("at least one finite input to start from", tuple(inputs.shape), "Give some samples.")
-    low, high = domain or (float(inputs.amin()), float(inputs.amax()))
-    u = inputs.detach().double().clamp(low, high)
+    x = inputs.detach().double()
+    low, high = (x.amin(), x.amax()) if domain is None else (end.to(x) for end in box_of(domain, tuple(x.shape[1:])))
+    u = x.clamp(low, high)
+    generator = torch.Generator().manual_seed(0)
     # each entry moves towards the far end of the range, so that no start pair vanishes in the box
-    inwards = torch.where(u > (low + high) / 2, -1.0, 1.0) * max(high - low, 1e-3)
-    away = inwards * torch.rand(u.shape, generator=torch.Generator().manual_seed(0)).to(u)
+    width = (high - low).clamp(min=1e-3) if domain is None else high - low
+    inwards = torch.where(u > (low + high) / 2, -1.0, 1.0) * width
+    away = inwards * torch.rand(u.shape, generator=generator).to(u)
     v = u + 0.1 * away
     beside = u + 1e-6 * away  # inputs may lie on kinks of f (a black image, no biases); random points do not
     if pairs is not None:
         u, v = torch.cat([u, pairs.u.to(u)]), torch.cat([v, pairs.v.to(v)])
+    starts = [(u, v, steps)]
+    if domain is None:  # where far away f has its steepest slopes, wide pairs find them
+        centre = (low + high) / 2 + width * torch.randn(RESTARTS, *x.shape[1:], generator=generator).to(u)
+        gap = torch.tensor([3.0, 10.0, 30.0])[torch.arange(RESTARTS) % 3].to(u)
+        far = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
+        starts.append((centre, far, 4 * steps))
+    else:
+        ends = low + width * torch.rand(2, RESTARTS, *x.shape[1:], generator=generator).to(u)
+        starts.append((ends[0], ends[1], 4 * steps))
+    norms = {"input_norm": input_norm, "output_norm": output_norm}
     candidates = [
-        pair_lower_bound(model, u, v, steps=steps, domain=domain),
-        jacobian_lower_bound(model, beside),
+        pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=deadline, **norms)
+        for first, second, n in starts
     ]
+    if (input_norm, output_norm) in JACOBIAN_NORMS:
+        inside = beside if domain is None else projected(beside, domain)
+        candidates.append(jacobian_lower_bound(model, inside, input_norm=input_norm, output_norm=output_norm))
     return max(candidates, key=lambda bound: bound.value)
 
 
@@ -64,67 +106,99 @@ def pair_lower_bound(
     v: Tensor,
     *,
     steps: int = 100,
-    domain: tuple[float, float] | None = None,
+    domain: Domain | None = None,
     separation: float = 1e-4,
     input_norm: float = 2,
     output_norm: float = 2,
+    deadline: float = math.inf,
 ) -> LowerBound:
-    """The largest quotient after `steps` of ascent from the pairs (u, v); a step counts only where it raises the quotient.
+    """The largest quotient after ascent from the pairs (u, v): `steps` for all, as many again for the best quarter, and so on.
+
+    A step counts only where it raises the quotient.
 
     Args:
         model: f.
         u: first points, `(pairs, *input)`.
         v: second points.
-        steps: ascent steps.
-        domain: box that the points must not leave; they are projected onto it first.
+        steps: ascent steps of a round.
+        domain: box or ball that the points must not leave; they are projected onto it first.
         separation: pairs are kept this far apart, in units of their mean distance; nearer ones count once they are.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
+        deadline: `time.monotonic()` at which to stop with what there is.
 
     Raises:
         InputError: a model whose outputs are not finite.
     """
     f = in_float64(model)
     points = torch.stack([u, v], dim=1).detach().double()  # (pairs, 2, *input)
+    box = None
     if domain is not None:
-        points = points.clamp(*domain)
+        points = projected(points, domain)
+        low, high = box_of(domain, tuple(u.shape[1:]))
+        box = (low.to(points), high.to(points))
     gap = sample_norm(points[:, 0] - points[:, 1], input_norm)
     # rounding alone makes steep quotients of pairs that are nearer than this
     rounding = 1e-10 * float(sample_norm(points[:, 0], input_norm).max())
     floor = max(separation * float(gap.mean()), rounding)
     _check_finite(pair_quotient(f, points, input_norm, output_norm))
     norms = {"input_norm": input_norm, "output_norm": output_norm}
-    points, quotient = ascent.climb(f, points, steps=steps, separation=floor, domain=domain, **norms)
+    climbed = f
+    if isinstance(domain, Ball):
+        # the projection brings no two points further apart, so that a quotient of f after it is one of f, or less
+        def climbed(x: Tensor) -> Tensor:
+            return f(projected(x, domain))
+
+    while True:
+        points, quotient = ascent.climb(climbed, points, steps=steps, separation=floor, domain=box, deadline=deadline, **norms)
+        if len(points) <= FINALISTS or time.monotonic() > deadline:
+            break
+        points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices]
+    if isinstance(domain, Ball):
+        points = projected(points, domain)
+        with torch.no_grad():
+            quotient = pair_quotient(f, points, input_norm, output_norm)
+        quotient = torch.where(sample_norm(points[:, 0] - points[:, 1], input_norm) >= floor, quotient, 0.0)
     best = int(quotient.argmax())
     return LowerBound(float(quotient[best]), "ascent on pairs", (points[best, 0], points[best, 1]))
 
 
-def jacobian_lower_bound(model: Model, x: Tensor, *, chunk: int = 250) -> LowerBound:
-    """The largest spectral norm of the Jacobian of f at the points x, `(n, *input)`: Lip(f) for the 2-norm is its supremum.
+def jacobian_lower_bound(
+    model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2, chunk: int = 250
+) -> LowerBound:
+    """The largest operator norm of the Jacobian of f at the points x, `(n, *input)`: Lip(f) is its supremum.
 
     One backward pass an output. The points must not lie on kinks of f: there, what autograd gives may be no derivative.
     `lower_bound` therefore takes random points beside the inputs.
 
     Raises:
-        InputError: a model whose Jacobian is not finite.
+        InputError: a model whose Jacobian is not finite, norms without a formula (from inf to 2).
     """
     f = in_float64(model)
-    norms = torch.cat([jacobian_norms(f, points) for points in x.detach().double().split(chunk)])
+    parts = x.detach().double().split(chunk)
+    norms = torch.cat([jacobian_norms(f, points, input_norm=input_norm, output_norm=output_norm) for points in parts])
     best = int(norms.argmax())
     return LowerBound(float(norms[best]), "norm of the Jacobian", (x.detach()[best].double(),))
 
 
-def jacobian_norms(model: Model, x: Tensor) -> Tensor:
-    """Spectral norm of the Jacobian of f at each point of x, `(n, *input)` -> `(n,)`."""
+def jacobian_norms(model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2) -> Tensor:
+    """Operator norm of the Jacobian of f at each point of x, `(n, *input)` -> `(n,)`."""
+    if (input_norm, output_norm) not in JACOBIAN_NORMS:
+        do = "Use pairs for others."
+        raise InputError("norms (2, 2), (2, inf) or (inf, inf) for the Jacobian", (input_norm, output_norm), do)
     x = x.detach().requires_grad_()
     with evaluating(model), torch.enable_grad():
         outputs = model(x).reshape(len(x), -1)
         rows = [torch.autograd.grad(output.sum(), x, retain_graph=True)[0] for output in outputs.unbind(1)]
     jacobian = torch.stack([row.reshape(len(x), -1) for row in rows], dim=1)  # (n, outputs, inputs)
     _check_finite(jacobian)
+    norms: Tensor
+    if output_norm == math.inf:
+        norms = torch.linalg.vector_norm(jacobian, ord=dual_exponent(input_norm), dim=2).amax(1)
+        return norms
     # the Gram matrix is far smaller than the Jacobian, and float64 leaves half its digits to the root
     gram = jacobian @ jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT @ jacobian
-    norms: Tensor = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
+    norms = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
     return norms
 
 
