@@ -112,7 +112,7 @@ def test_figures_say_what_they_show(reproduced):
     panels = (out / "panels.svg").read_text()
     for text in ("λ = 10", "λ = 1", "λ = 1e-10", "λ = 0", "sigmoid output", "linear output", "truth", "data", "fit"):
         assert f">{text}<" in panels
-    assert panels.count("Lip ") == 13  # 12 constants, and a label
+    assert panels.count("Lip ") == 12
     assert "by discrepancy" in (out / "l-curve.svg").read_text()
     assert (out / "discrepancy.svg").exists()
     curves = json.loads((out / "curves.json").read_text())

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from ..bounds.bracket import lipschitz_bracket
-from ..bounds.layers import product_of_norms
 from ..bounds.lower import jacobian_norms
+from ..bounds.upper import product_of_norms
 from ..discrepancy import ConstantWeight
 from ..models import mlp
 from ..norms import sample_norm
