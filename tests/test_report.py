@@ -315,6 +315,17 @@ def test_pairs_are_shown_across_training_with_the_names_of_their_classes(tmp_pat
     assert EVIL not in text
 
 
+def test_certified_accuracy_is_drawn_where_a_run_has_it(tmp_path: Path) -> None:
+    points = [{"eps": eps, "certified_accuracy": 0.9 - 0.4 * eps, "n": 360} for eps in (0.3, 0.5, 1.0)]
+    write_run(tmp_path / "a", certified=points)
+    write_run(tmp_path / "b", method="standard")
+    text = write_report(find_runs([tmp_path]), tmp_path / "out").read_text(encoding="utf-8")
+    assert "What is proved" in text
+    assert "Certified. CLIP 95 %: from 78 at 0.3 to 50 at 1." in text
+    (tmp_path / "a" / "result.json").unlink()
+    assert "What is proved" not in write_report(find_runs([tmp_path / "b"]), tmp_path / "out").read_text(encoding="utf-8")
+
+
 def test_damaged_pairs_are_named(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     (run / "pairs.npz").write_bytes(b"not a zip")

@@ -20,7 +20,7 @@ from .comparisons import bracket_plot, published_plot
 from .drawing import Style, row_styles
 from .examples import Example, examples_of
 from .html import render, write_text
-from .plots import eps_plot, training_plots, tuning_plot
+from .plots import certified_plot, eps_plot, training_plots, tuning_plot
 from .published import NOTE
 from .rows import Column, Row, clean, distinct, mapping, number, provenance, summary_table, used_columns
 from .tables import csv_table, json_table, markdown_table, spread_text, value_text
@@ -96,14 +96,16 @@ def _page(rows: list[Row]) -> str:
 
 def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Experiment:
     name = f"e{number_}"
-    drawn = (plot(rows, styles, f"{name}-p") for plot in (published_plot, eps_plot, tuning_plot, bracket_plot))
-    beside, eps, tuning, bracket = ([plot] if plot else [] for plot in drawn)
+    kinds = (published_plot, eps_plot, certified_plot, tuning_plot, bracket_plot)
+    drawn = (plot(rows, styles, f"{name}-p") for plot in kinds)
+    beside, eps, certified, tuning, bracket = ([plot] if plot else [] for plot in drawn)
     pairs = [(row.label, found[1]) for row in rows if (found := examples_of(row)) is not None]
     tuned = [row for row in rows if row.target is not None]
     sections = [
         Section(f"{name}-published", "Beside the printed values", texts.PUBLISHED, beside),
         Section(f"{name}-training", "Training", texts.TRAINING, training_plots(rows, styles, f"{name}-p"), rows),
         Section(f"{name}-eps", "Accuracy against the length of the attack", texts.EPS, eps, rows),
+        Section(f"{name}-certified", "What is proved, and what an attack finds", texts.CERTIFIED, certified, rows),
         Section(f"{name}-tuning", "How the weight finds its target", texts.TUNING, tuning, tuned),
         Section(f"{name}-bracket", "Lipschitz constant", texts.BRACKET, bracket),
         Section(f"{name}-pairs", "Pairs before and after ascent", texts.PAIRS, pairs=[pair for pair in pairs if pair[1]]),

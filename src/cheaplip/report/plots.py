@@ -57,6 +57,24 @@ def eps_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup
         return finish(figure, f"{name}-eps", "Accuracy under the strong attack against eps", _in_words(lines))
 
 
+def certified_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
+    """Certified accuracy against eps for the rows that have one, and above it the accuracy under the strong attack."""
+    proved = [line for row in rows if (line := _curve_line(row, "certified", "certified_accuracy")) is not None]
+    if not proved:
+        return None
+    with new_figure(width=5.2) as figure:
+        axes = figure.add_subplot(xlabel="eps", ylabel="accuracy, %", ylim=(0, 100))
+        furthest = max(line.x[-1] for line in proved)
+        attacked = [line for one in proved if (line := _curve_line(one.row)) is not None]
+        _draw(axes, proved, styles, markers=True)
+        for line in attacked:
+            near = [i for i, x in enumerate(line.x) if x <= furthest]
+            x, y = [line.x[i] for i in near], [line.mean[i] for i in near]
+            axes.plot(x, y, color=PALETTE[styles[line.row].colour][0], linewidth=0.9, linestyle=styles[line.row].line)
+        words = f"Certified. {_in_words(proved)} Attacked. {_in_words(attacked)}"
+        return finish(figure, f"{name}-certified", "Certified accuracy, and accuracy under the strong attack above it", words)
+
+
 def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
     """Weight over the training accuracy (or loss) against the epochs, for the rows that have a target."""
     tuned = [row for row in rows if row.target is not None]
@@ -98,9 +116,9 @@ def _history_lines(rows: Sequence[Row], key: str, *, scale: float = 1) -> list[_
     return lines
 
 
-def _curve_line(row: Row) -> _Line | None:
-    curves = [run.result.get("curve") for run in row.runs]
-    points = [_points(curve, "eps", "strong_accuracy", 100) for curve in curves if isinstance(curve, list)]
+def _curve_line(row: Row, key: str = "curve", value: str = "strong_accuracy") -> _Line | None:
+    curves = [run.result.get(key) for run in row.runs]
+    points = [_points(curve, "eps", value, 100) for curve in curves if isinstance(curve, list)]
     return _over_seeds(row, points)
 
 

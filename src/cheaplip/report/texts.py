@@ -25,6 +25,11 @@ EPS = (
     "How far a sample may be moved, and how many samples the network then still gets right when the movement is chosen "
     "against it. A high curve that falls late is a robust network. The dotted line marks the length used in the table."
 )
+CERTIFIED = (
+    "Thick, with marks: the share of test samples that are right and proved to stay so, however they are moved by at most "
+    "eps. Thin: the share that the strong attack leaves right. The truth lies between the two lines; what is between them "
+    "nobody knows."
+)
 TUNING = (
     "Above, the weight of the penalty; below, the training accuracy (for regression, the loss), with the target as a "
     "dashed line. While the network is better than its target the weight rises, and while it is worse the weight falls. "
