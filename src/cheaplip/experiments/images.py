@@ -76,8 +76,8 @@ def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None
     shared, rows = BLOCKS[block]
     return {
         f"{name}-{seed}": make_job({**shared, **row, **(settings or {}), "seed": seed})
+        for seed in range(FIRST_SEED, FIRST_SEED + seeds)  # seed by seed: a grid that is stopped has all rows
         for name, row in rows.items()
-        for seed in range(FIRST_SEED, FIRST_SEED + seeds)
     }
 
 
