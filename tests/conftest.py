@@ -4,9 +4,6 @@ import pytest
 import torch
 from hypothesis import settings
 
-from cheaplip.bounds import lower
-
-lower.RESTARTS = 8  # of the search for lower bounds: enough for tiny networks
 torch.set_num_threads(1)  # the networks here are tiny: a second thread only waits, and on a busy machine for long
 
 settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True, database=None)

@@ -316,7 +316,7 @@ def test_reproduce(call, monkeypatch):
     monkeypatch.setitem(images.BLOCKS, "mnist-default", (shared | {"lr": 1e30}, {"wrong": {"method": "standard"}}))
     code, _, err = call(*command)
     assert code == 1
-    assert "mnist-default/wrong-0 failed: DivergenceError" in err
+    assert "mnist-default/wrong-20 failed: DivergenceError" in err
 
 
 def test_reproduce_a_section(call, monkeypatch):
@@ -328,7 +328,13 @@ def test_reproduce_a_section(call, monkeypatch):
     assert code == 0
     assert "| Example (1) | " in out
     assert err.splitlines()[-1] == "parts: 2/2"
-    assert {path.name for path in Path("results/analysis").iterdir()} == {"parts", "table.json", "table.csv", "table.md"}
+    assert {path.name for path in Path("results/analysis").iterdir()} == {
+        "parts",
+        "index.html",
+        "table.json",
+        "table.csv",
+        "table.md",
+    }
 
     def fails(seed, settings):
         raise KeyboardInterrupt if seed else ZeroDivisionError("by zero")

@@ -20,8 +20,8 @@ from ..pairs import PairSet
 from ..quotient import Model, evaluating, pair_quotient
 from .intervals import Ball, Domain, box_of, projected
 
-RESTARTS = 150
-"""Random pairs beside those from inputs."""
+RESTARTS, RESTARTS_INSIDE = 150, 16
+"""Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""
 FINALISTS = 8
 """Pairs that climb longest."""
 JACOBIAN_NORMS = {(2, 2), (2, math.inf), (math.inf, math.inf)}
@@ -50,8 +50,8 @@ def lower_bound(
 ) -> LowerBound:
     """The largest of the quotients after ascent and the norms of Jacobians.
 
-    Ascent starts from the inputs, from `pairs`, and from `RESTARTS` random pairs that are far apart: anywhere in the
-    domain, or, without one, as far out as the inputs reach. Jacobians are taken beside the inputs.
+    Ascent starts from the inputs, from `pairs`, and from random pairs that are far apart: anywhere in the domain, or,
+    without one, as far out as the inputs reach and further. Jacobians are taken beside the inputs.
 
     Args:
         model: f.
@@ -87,7 +87,7 @@ def lower_bound(
         far = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
         starts.append((centre, far, 4 * steps))
     else:
-        ends = low + width * torch.rand(2, RESTARTS, *x.shape[1:], generator=generator).to(u)
+        ends = low + width * torch.rand(2, RESTARTS_INSIDE, *x.shape[1:], generator=generator).to(u)
         starts.append((ends[0], ends[1], 4 * steps))
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     candidates = [
