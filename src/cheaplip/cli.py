@@ -88,6 +88,7 @@ def train(
     active: Annotated[int | None, typer.Option(help="Pairs used in one step.")] = None,
     reduction: Annotated[str | None, typer.Option(help="Of the pairs' quotients: mean, max (the paper's) or topk.")] = None,
     power: Annotated[int | None, typer.Option(help="Of the quotients: 1 (the paper's) or 2.")] = None,
+    certify: Annotated[float | None, typer.Option(help="Share of the certified upper bound's square in the penalty.")] = None,
     ascent: Annotated[str | None, typer.Option(help="normalized, printed (Algorithm 1) or accepted.")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,
     model: Annotated[str | None, typer.Option(help="mlp, cnn, or package.module:function(input_shape, outputs).")] = None,

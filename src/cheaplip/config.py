@@ -58,6 +58,7 @@ class TrainConfig(BaseModel):
     ascent: Literal["normalized", "printed", "accepted"] = "normalized"
     step_size: FiniteFloat | None = Field(None, gt=0)
     ascent_steps: int = Field(1, ge=1)
+    certify: FiniteFloat = Field(0.0, ge=0)
     """From `pair_kind` on: see `LipschitzRegularizer` and `pairs`."""
 
     rule: Literal["multiplicative", "additive"] = "multiplicative"

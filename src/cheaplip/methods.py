@@ -50,6 +50,7 @@ def _lipschitz_penalty(model: nn.Module, task: Task, config: TrainConfig, pairs:
         ascent=config.ascent,
         step_size=config.step_size,
         ascent_steps=config.ascent_steps,
+        certify=config.certify,
         domain=task.domain,
         seed=config.seed,
     )

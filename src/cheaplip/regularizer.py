@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from . import ascent
+from .bounds.learnt import LearntCertificate
 from .errors import InputError, require_known
 from .norms import check_exponent, sample_norm
 from .pairs import PairSet, corner_points
@@ -64,6 +65,8 @@ class LipschitzRegularizer:
         domain: box (low, high) that the points must not leave; by default the box that the pairs span. Without one the
             ascent would carry pairs away from all data, and their distances without bound.
         separation: pairs are kept at least this far apart, in units of their initial median distance.
+        certify: w > 0 adds w * upper^2 to the penalty, upper the certificate of `bounds.learnt`: it presses on the upper end
+            of the bracket too, so that more is proved of the network. Dense layers and activations in turn alone.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
         seed: of the order of visits and of redrawn pairs.
@@ -96,6 +99,7 @@ class LipschitzRegularizer:
         ascent_steps: int = 1,
         domain: tuple[float, float] | None = None,
         separation: float = 0.01,
+        certify: float = 0.0,
         input_norm: float = 2,
         output_norm: float = 2,
         seed: int = 0,
@@ -126,6 +130,10 @@ class LipschitzRegularizer:
         """Penalties that were not finite and therefore left out."""
         self._step_size = step_size
         self._latest = 0.0  # the latest penalty
+        if not 0 <= certify < math.inf:
+            raise InputError("certify >= 0", certify, "Give a positive share such as 0.1, or 0 for none.")
+        self.certify = certify
+        self._certificate = _certificate(model, pairs, self.input_norm, self.output_norm) if certify else None
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
         self._device = _device_of(model, pairs.u.device)
@@ -140,6 +148,8 @@ class LipschitzRegularizer:
         active = self.state.active
         quotient = self._quotient(self.state.points[active])
         penalty = self.interval * reduce_quotients(quotient, self.reduction, self.power, self.k)
+        if self._certificate is not None:
+            penalty = penalty + self.interval * self.certify * self._certificate().square().to(penalty)
         self._latest = float(penalty.detach())
         if not math.isfinite(self._latest):
             self.skipped, self._latest = self.skipped + 1, 0.0
@@ -153,6 +163,8 @@ class LipschitzRegularizer:
 
     def step(self) -> None:
         """If a penalty is due next, turn to the next active pairs and raise their quotients (Algorithm 1)."""
+        if self._certificate is not None:
+            self._certificate.step()
         self.state.calls += 1
         if self.state.calls % self.interval:
             return
@@ -226,7 +238,7 @@ class LipschitzRegularizer:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
-        return {**vars(self.state), "generator": self._generator.get_state(), "skipped": self.skipped}
+        return {**vars(self.state), "generator": self._generator.get_state(), "skipped": self.skipped, **self._learnt()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`; `InputError` if it belongs to another pair set."""
@@ -237,6 +249,11 @@ class LipschitzRegularizer:
         self.state = PairState(**{name: _moved(value, self._device) for name, value in fields.items()})
         self._generator.set_state(state["generator"].cpu())
         self.skipped = state["skipped"]
+        if self._certificate is not None:
+            self._certificate.load_state_dict(state["certificate"])
+
+    def _learnt(self) -> dict[str, Any]:
+        return {} if self._certificate is None else {"certificate": self._certificate.state_dict()}
 
     def _quotient(self, points: Tensor) -> Tensor:
         return pair_quotient(self.model, points, self.input_norm, self.output_norm)
@@ -246,6 +263,13 @@ class LipschitzRegularizer:
         like = points[:1].expand(self._explorers, *points.shape[1:])
         points = torch.cat([points, corner_points(like, self.domain, self._generator)]).to(self._device)
         return fresh_state(points, pool=self.pool, active=self.active, step_size=self._step_size, generator=self._generator)
+
+
+def _certificate(model: Model, pairs: PairSet, input_norm: float, output_norm: float) -> LearntCertificate:
+    if not isinstance(model, nn.Module) or (input_norm, output_norm) != (2, 2):
+        got = f"{type(model).__name__} and norms {input_norm:g}, {output_norm:g}"
+        raise InputError("an nn.Module and Euclidean norms for certify", got, "Train without certify.")
+    return LearntCertificate(model, tuple(pairs.u.shape[1:]))
 
 
 def _span(pairs: PairSet) -> tuple[float, float]:

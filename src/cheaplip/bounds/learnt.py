@@ -1,0 +1,118 @@
+"""The multiplier certificate in training: a penalty on the upper end of the bracket.
+
+The bound of `multipliers` is differentiable in the weights and in the multipliers, does not depend on the batch, and any
+feasible multipliers give a bound. So the multipliers can follow the weights by a few steps of their own optimiser instead
+of being searched anew. What is reported after training is the verified bound of `upper_bound`, never this one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UnsupportedModuleError
+from .chain import Layer
+from .convolutions import Shape
+from .graph import propagate
+from .layers import Reshaping
+from .multipliers import Chain, Slopes, multiplier_bound
+from .search import search_multipliers
+from .slopes import derivative, slope_interval
+
+EXPECTED = "dense layers and activations in turn, for a certificate in training"
+DO = "Train without certify, and bound the network afterwards."
+SEARCH = 50
+"""Iterations of the first search, at each of its stages."""
+
+
+class LearntCertificate:
+    """An upper bound of Lip(f) with a graph to the parameters, whose multipliers learn alongside by Adam on log T.
+
+    Call it for the bound, and `step` after the backward pass. Multipliers that have become infeasible are scaled down until
+    they are feasible again: with small enough ones every factorisation succeeds, so no training fails by it.
+
+    Args:
+        model: a chain of dense layers with activations between them; flattening and dropout do not count.
+        shape: shape of one input, without the batch dimension.
+        lr: of Adam.
+
+    Raises:
+        UnsupportedModuleError: another layer, by its name.
+
+    Source: Fazlyab et al. 2019 for the bound; see `multipliers`.
+    """
+
+    def __init__(self, model: nn.Module, shape: Shape, *, lr: float = 0.01) -> None:
+        self._dense, self._slopes = _structure(model, shape)
+        self._lr = lr
+        self._logs: list[Tensor] = []
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def __call__(self) -> Tensor:
+        """The bound, `()`, float64."""
+        weights = self._weights()
+        if len(self._logs) < len(self._slopes):
+            chain = Chain([weight.detach() for weight in weights], self._slopes, [len(weight) for weight in weights[:-1]])
+            self._optimizer = self._start(search_multipliers(chain, iterations=SEARCH))
+        bound = multiplier_bound(weights, self._logs, self._slopes)
+        shift = 0.01
+        while not bound.isfinite() and shift < 1e3:
+            with torch.no_grad():
+                for i, log in enumerate(self._logs, start=1):
+                    log -= i * shift  # what a layer gives back, the next ones need
+            shift *= 2
+            bound = multiplier_bound(weights, self._logs, self._slopes)
+        return bound
+
+    def step(self) -> None:
+        """Move the multipliers by the gradient that the backward pass has left at them."""
+        if self._optimizer is None:
+            return
+        if all(log.grad is not None and log.grad.isfinite().all() for log in self._logs):
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+
+    def state_dict(self) -> dict[str, Any]:
+        """The multipliers and their optimiser."""
+        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
+        return {"logs": [log.detach().clone() for log in self._logs], "optimizer": optimizer}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        if state["optimizer"] is not None:
+            device = self._dense[0].weight.device
+            self._optimizer = self._start([log.to(device) for log in state["logs"]])
+            self._optimizer.load_state_dict(state["optimizer"])
+
+    def _weights(self) -> list[Tensor]:
+        return [layer.weight.double() for layer in self._dense]
+
+    def _start(self, logs: Sequence[Tensor]) -> torch.optim.Optimizer:
+        self._logs = [log.detach().clone().requires_grad_() for log in logs]
+        return torch.optim.Adam(self._logs, lr=self._lr)
+
+
+def _structure(model: nn.Module, shape: Shape) -> tuple[list[nn.Linear], list[Slopes]]:
+    """The dense layers and the slopes between them."""
+    dense: list[nn.Linear] = []
+    slopes: list[Slopes] = []
+    for module, before, _ in propagate(model, shape, _no_branches).layers:
+        if isinstance(module, Reshaping):
+            continue
+        if isinstance(module, nn.Linear) and len(before) == 1 and len(dense) == len(slopes):
+            dense.append(module)
+        elif derivative.dispatch(type(module)) is not derivative.dispatch(object) and len(dense) == len(slopes) + 1:
+            low, high = slope_interval(module)
+            slopes.append((low.to(dense[-1].weight.device), high.to(dense[-1].weight.device)))
+        else:
+            raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
+    if len(dense) != len(slopes) + 1:
+        raise UnsupportedModuleError(EXPECTED, "an activation at the end", DO)
+    return dense, slopes
+
+
+def _no_branches(layers: Sequence[Layer]) -> float:
+    raise UnsupportedModuleError(EXPECTED, "a network with branches", DO)

@@ -1,0 +1,131 @@
+"""The certificate in training: a bound at every step, learnt alongside, never lost, resumed as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from cheaplip import LipschitzRegularizer, fit, lipschitz_bracket, perturbed_pairs
+from cheaplip.bounds.learnt import LearntCertificate
+from cheaplip.bounds.upper import upper_bound
+from cheaplip.data import load
+from cheaplip.errors import InputError, UnsupportedModuleError
+from cheaplip.models import cnn, mlp
+
+
+def network(seed=0, hidden=(12, 10), activation="relu"):
+    torch.manual_seed(seed)
+    return mlp((6,), 3, hidden=hidden, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", "sigmoid"])
+def test_the_first_bound_is_about_the_searched_one(activation):
+    model = network(activation=activation)
+    bound = LearntCertificate(model, (6,))().detach()
+    best = upper_bound(model, (6,)).value
+    assert best * (1 - 1e-6) <= float(bound) <= 1.05 * best
+
+
+def test_gradients_go_to_the_weights():
+    model = network().double()
+    certificate = LearntCertificate(model, (6,))
+    bound = certificate()
+    (gradient,) = torch.autograd.grad(bound, model[1].weight)
+    with torch.no_grad():
+        model[1].weight[2, 3] += 1e-6
+    assert float((certificate() - bound).detach()) / 1e-6 == pytest.approx(float(gradient[2, 3]), rel=1e-3)
+
+
+def test_multipliers_follow_weights_that_move():
+    model = network()
+    certificate = LearntCertificate(model, (6,), lr=0.03)
+    certificate()
+    with torch.no_grad():
+        for layer in (model[1], model[3], model[5]):
+            layer.weight.add_(0.05 * torch.randn_like(layer.weight))
+    left_behind = float(certificate().detach())
+    for _ in range(300):
+        certificate().backward()
+        certificate.step()
+    best = upper_bound(model, (6,)).value
+    assert best * (1 - 1e-6) <= float(certificate().detach()) <= min(1.02 * best, left_behind)
+
+
+@pytest.mark.parametrize("factor", [3.0, 1e3, 1e-3])
+def test_no_jump_of_the_weights_loses_the_certificate(factor):
+    model = network(hidden=(12, 10, 8))
+    certificate = LearntCertificate(model, (6,))
+    certificate()
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(factor)
+    bound = certificate()
+    assert bound.isfinite()
+    assert float(bound.detach()) >= upper_bound(model, (6,)).value * (1 - 1e-6)
+    bound.backward()
+    certificate.step()
+    assert certificate().isfinite()
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing():
+    model = network()
+    certificate = LearntCertificate(model, (6,))
+    (certificate() * torch.inf).backward()
+    before = [log.clone() for log in certificate.state_dict()["logs"]]
+    certificate.step()
+    assert all(torch.equal(*pair) for pair in zip(before, certificate.state_dict()["logs"], strict=True))
+
+
+def test_the_penalty_is_that_of_the_pairs_and_a_share_of_the_square():
+    model = network()
+    pairs = perturbed_pairs(torch.randn(20, 6), seed=0)
+    plain, both = (LipschitzRegularizer(model, pairs, interval=4, certify=w) for w in (0.0, 0.3))
+    extra = float((both() - plain()).detach())
+    assert extra == pytest.approx(4 * 0.3 * float(LearntCertificate(model, (6,))().square().detach()), rel=1e-4)
+    for regularizer in (plain, both):
+        regularizer.step()
+    assert float(both()) == float(plain()) == 0.0  # between two penalties
+
+
+def test_refusals():
+    pairs = perturbed_pairs(torch.randn(20, 1, 8, 8), seed=0)
+    with pytest.raises(UnsupportedModuleError, match="Conv2d"):
+        LipschitzRegularizer(cnn((1, 8, 8), 3, hidden=(2, 2, 4)), pairs, certify=0.1)
+    with pytest.raises(UnsupportedModuleError, match="LayerNorm"):
+        LearntCertificate(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (6,))
+    with pytest.raises(UnsupportedModuleError, match="activation at the end"):
+        LearntCertificate(nn.Sequential(nn.Linear(6, 4), nn.ReLU()), (6,))
+    for options in ({"certify": -1.0}, {"certify": float("nan")}, {"certify": 0.1, "input_norm": 1}):
+        with pytest.raises(InputError, match="certify"):
+            LipschitzRegularizer(mlp((1, 8, 8), 3), pairs, **options)
+    with pytest.raises(InputError, match="an nn"):
+        LipschitzRegularizer(lambda x: x, pairs, certify=0.1)
+
+
+DIGITS = {"weight": 0.01, "epochs": 10, "interval": 2, "batch_size": 32}
+
+
+def trained(out=None, **options):
+    torch.manual_seed(0)
+    return fit(mlp((1, 8, 8), 10, hidden=(32, 32)), load("digits"), out=out, **(DIGITS | options))
+
+
+def test_training_closes_the_bracket():
+    x = load("digits").test_x[:100]
+    without, certified = (lipschitz_bracket(trained(certify=w).model, x) for w in (0.0, 1.0))
+    assert certified.ratio - 1 < 0.3 * (without.ratio - 1)
+    assert certified.upper < 0.5 * without.upper
+
+
+def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
+    whole = trained(certify=0.1)
+
+    def stop(epoch, model):
+        if epoch == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(out=tmp_path / "run", certify=0.1, after_epoch=stop)
+    resumed = trained(out=tmp_path / "run", certify=0.1, resume=True)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)
