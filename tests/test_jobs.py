@@ -7,7 +7,8 @@ from torch import nn
 from cheaplip.assessment import Protocol
 from cheaplip.data import load
 from cheaplip.errors import InputError
-from cheaplip.jobs import Job, ModelSpec, evaluate_run, make_job, read_job, run_job
+from cheaplip.jobs import Job, evaluate_run, make_job, read_job, run_job
+from cheaplip.networks import ModelSpec
 from small import QUICK
 
 # ---------------------------------------------------------------- descriptions

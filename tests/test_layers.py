@@ -38,6 +38,7 @@ ORDER = [
     "lightning",
     "sklearn",
     "assessment",
+    "networks",
     "jobs",
     "report",
     "experiments",
