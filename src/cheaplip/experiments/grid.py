@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 from joblib import Parallel, delayed, parallel_config
+from threadpoolctl import threadpool_limits
 
 from ..data import load
 from ..errors import InputError, one_line, require_known
@@ -96,7 +97,8 @@ def in_parallel(
 def _carry_out(call: Callable[[], object]) -> str | None:
     torch.set_num_threads(1)
     try:
-        call()
+        with threadpool_limits(1):  # numpy's and scipy's threads: another number rounds differently
+            call()
     except Exception as error:  # whatever it was, the other jobs go on
         return f"{type(error).__name__}: {one_line(error)}"
     return None
