@@ -117,6 +117,13 @@ def test_training_closes_the_bracket():
     assert certified.upper < 0.5 * without.upper
 
 
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_multipliers_at_the_edge_do_not_blow_up_the_weights(seed):
+    """These seeds once diverged: close to infeasible multipliers the bound's gradient has no limit."""
+    model = trained(certify=0.1, epochs=4, seed=seed).model
+    assert upper_bound(model, (1, 8, 8)).value < 20
+
+
 def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
     whole = trained(certify=0.1)
 

@@ -7,6 +7,7 @@ of being searched anew. What is reported after training is the verified bound of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,13 +27,16 @@ EXPECTED = "dense layers and activations in turn, for a certificate in training"
 DO = "Train without certify, and bound the network afterwards."
 SEARCH = 50
 """Iterations of the first search, at each of its stages."""
+JUMP = 1.1
+"""A bound that has grown by this factor since the last one may be near the edge of the feasible multipliers."""
 
 
 class LearntCertificate:
     """An upper bound of Lip(f) with a graph to the parameters, whose multipliers learn alongside by Adam on log T.
 
-    Call it for the bound, and `step` after the backward pass. Multipliers that have become infeasible are scaled down until
-    they are feasible again: with small enough ones every factorisation succeeds, so no training fails by it.
+    Call it for the bound, and `step` after the backward pass. Where the weights have moved so that the multipliers are
+    infeasible, or nearly so (there the bound and, worse, its gradient grow without limit), the multipliers are scaled down
+    to where the bound is best. With small enough ones every factorisation succeeds, so no training fails by it.
 
     Args:
         model: a chain of dense layers with activations between them; flattening and dropout do not count.
@@ -50,6 +54,7 @@ class LearntCertificate:
         self._lr = lr
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
+        self._latest = math.inf
 
     def __call__(self) -> Tensor:
         """The bound, `()`, float64."""
@@ -58,13 +63,10 @@ class LearntCertificate:
             chain = Chain([weight.detach() for weight in weights], self._slopes, [len(weight) for weight in weights[:-1]])
             self._optimizer = self._start(search_multipliers(chain, iterations=SEARCH))
         bound = multiplier_bound(weights, self._logs, self._slopes)
-        shift = 0.01
-        while not bound.isfinite() and shift < 1e3:
-            with torch.no_grad():
-                for i, log in enumerate(self._logs, start=1):
-                    log -= i * shift  # what a layer gives back, the next ones need
-            shift *= 2
+        if not bound <= JUMP * self._latest:
+            self._scale_down(weights)
             bound = multiplier_bound(weights, self._logs, self._slopes)
+        self._latest = float(bound.detach())
         return bound
 
     def step(self) -> None:
@@ -78,7 +80,7 @@ class LearntCertificate:
     def state_dict(self) -> dict[str, Any]:
         """The multipliers and their optimiser."""
         optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        return {"logs": [log.detach().clone() for log in self._logs], "optimizer": optimizer}
+        return {"logs": [log.detach().clone() for log in self._logs], "optimizer": optimizer, "latest": self._latest}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
@@ -86,6 +88,21 @@ class LearntCertificate:
             device = self._dense[0].weight.device
             self._optimizer = self._start([log.to(device) for log in state["logs"]])
             self._optimizer.load_state_dict(state["optimizer"])
+            self._latest = state["latest"]
+
+    @torch.no_grad()
+    def _scale_down(self, weights: Sequence[Tensor]) -> None:
+        """By exp(-shift) in the first layer, exp(-2 shift) in the second...: what a layer gives back, the next ones need."""
+        best, least = 0.0, math.inf
+        for shift in (0.0, *(0.01 * 2**k for k in range(17))):
+            scaled = [log - i * shift for i, log in enumerate(self._logs, start=1)]
+            bound = float(multiplier_bound(weights, scaled, self._slopes))
+            if bound >= least < math.inf:
+                break
+            if bound < least:
+                best, least = shift, bound
+        for i, log in enumerate(self._logs, start=1):
+            log -= i * best
 
     def _weights(self) -> list[Tensor]:
         return [layer.weight.double() for layer in self._dense]
