@@ -163,10 +163,11 @@ def keep_valid(
     A pair that came too close is stretched about its midpoint; both points are then projected onto the box `domain`;
     where that brought them too close again, or a value is not finite, the pair keeps its old `points`.
     """
-    offset = proposal - proposal.mean(1, keepdim=True)  # from the midpoint
-    distance = 2 * sample_norm(offset[:, 0], input_norm)
-    stretch = (separation / torch.where(distance > 0, distance, 1.0)).clamp(min=1)
-    proposal = torch.addcmul(proposal, per_sample(stretch - 1, proposal), offset)
+    gap = proposal[:, 0] - proposal[:, 1]
+    distance = sample_norm(gap, input_norm)
+    missing = ((separation / torch.where(distance > 0, distance, 1.0)).clamp(min=1) - 1) / 2  # at each end, in gaps
+    ends = torch.stack([missing, -missing], dim=1).reshape(-1, 2, *[1] * (gap.dim() - 1))
+    proposal = torch.addcmul(proposal, ends, gap[:, None])
     if domain is not None:
         proposal = torch.clamp(proposal, *domain)
     # 1e-3: a stretched pair may miss the separation by rounding

@@ -35,12 +35,14 @@ def sample_norm(x: Tensor, p: float = 2) -> Tensor:
         [5.0, 0.0]
     """
     p, x = check_exponent(p), x.reshape(len(x), math.prod(x.shape[1:]))
+    if p == math.inf:
+        return x.abs().amax(1)  # on a CPU, vector_norm takes 20 times as long
     norm: Tensor
-    if p in (1, 2, math.inf):
+    if p in (1, 2):
         norm = torch.linalg.vector_norm(x, ord=p, dim=1)
         return norm
     # other powers leave the range of floats early: 0.001 ** 20 is 0 in float32
-    largest = torch.linalg.vector_norm(x.detach(), ord=math.inf, dim=1)
+    largest = x.detach().abs().amax(1)
     norm = largest * torch.linalg.vector_norm(x / torch.where(largest > 0, largest, 1.0)[:, None], ord=p, dim=1)
     return norm
 
