@@ -15,7 +15,7 @@ from cheaplip.runs import read_run
 from report_runs import write_run
 from small import QUICK
 
-SHORT = {key: value for key, value in QUICK.items() if key not in ("data", "target")} | {"target": 0.2, "epochs": 2}
+SHORT = {key: value for key, value in QUICK.items() if key not in ("data", "target")} | {"epochs": 2}
 
 
 def test_the_tables_of_each_experiment():
@@ -58,6 +58,8 @@ def test_refusals(tmp_path):
         reproduce_tables("mnist", tmp_path, seeds=1, tables=["mnist-defualt"])
     with pytest.raises(InputError, match="an experiment"):
         reproduce_tables("cifar", tmp_path, seeds=1)
+    with pytest.raises(InputError, match="rows of mnist-wide can share; got method, target"):
+        table_jobs("mnist-wide", 1, {"target": 0.9, "epochs": 3, "method": "clip"})
     with pytest.raises(InputError, match="at least one seed; got 0"):
         reproduce_tables("mnist", tmp_path, seeds=0)
     assert not list(tmp_path.iterdir())

@@ -26,7 +26,6 @@ from .robustness import evaluate_robustness
 from .runs import write_atomic
 
 SHOWN_PAIRS = 4
-LIPSCHITZ_POINTS = 500  # test inputs from which the lower bound is searched
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
@@ -43,6 +42,8 @@ class Protocol(BaseModel):
     attack_samples: PositiveInt = 2000
     curve: tuple[Positive, ...] = Field((0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0), strict=False)
     curve_samples: PositiveInt = 500
+    lipschitz_samples: PositiveInt = 500
+    """Test inputs from which the lower bound of Lip(f) is searched."""
 
     def altered(self, options: Mapping[str, Any]) -> Protocol:
         """The same with other fields, the curve in proportion to eps; `InputError` for a name or a value that is not valid."""
@@ -77,20 +78,24 @@ def assess(
             measured["test_loss"] = float(mse_loss(forward(model, x), y))
         measured["samples"]["test_loss"] = len(x)
     else:
-        report = evaluate_robustness(model, x, y, domain=data.domain, seed=seed, **protocol.model_dump())
+        attacks = protocol.model_dump(exclude={"lipschitz_samples"})
+        report = evaluate_robustness(model, x, y, domain=data.domain, seed=seed, **attacks)
         measured = {**vars(report), "evaluation": report.settings}
         del measured["settings"]
-    measured["lipschitz"], _ = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, pairs=pairs)
-    measured["samples"]["lipschitz"] = min(len(x), LIPSCHITZ_POINTS)
+    measured["lipschitz"], _ = _lipschitz(model, x[: protocol.lipschitz_samples], data.domain, pairs=pairs)
+    measured["samples"]["lipschitz"] = min(len(x), protocol.lipschitz_samples)
     return measured
 
 
-def certify(model: nn.Module, data: Dataset, eps: Sequence[float], *, budget: float | None = None) -> dict[str, Any]:
+def certify(
+    model: nn.Module, data: Dataset, protocol: Protocol, eps: Sequence[float], *, budget: float | None = None
+) -> dict[str, Any]:
     """The bracket with pairwise bounds and, for a classifier, the certified accuracy of the test part at each eps."""
     device = next(model.parameters()).device
     x, y = data.test_x.to(device), data.test_y.to(device)
-    lipschitz, bracket = _lipschitz(model, x[:LIPSCHITZ_POINTS], data.domain, budget=budget, pairwise=data.classes is not None)
-    measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": min(len(x), LIPSCHITZ_POINTS)}}
+    starts = x[: protocol.lipschitz_samples]
+    lipschitz, bracket = _lipschitz(model, starts, data.domain, budget=budget, pairwise=data.classes is not None)
+    measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": len(starts)}}
     if bracket is not None:
         lipschitz |= {"ratio": bracket.ratio, "seconds": bracket.seconds}
     if bracket is not None and data.classes is not None:

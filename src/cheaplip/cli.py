@@ -174,6 +174,7 @@ def reproduce(
     table: Annotated[list[str] | None, typer.Option(help="Only this table, such as mnist-default; may be repeated.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each row.")] = 5,
     epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part, for all rows.")] = None,
+    config: Annotated[Path | None, typer.Option(help="JSON file of settings, for all rows; options given here win.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once, one thread each.")] = 1,
     backend: Annotated[str, typer.Option(help="loky (this machine), ray or dask (a cluster).")] = "loky",
     data_dir: DataDir = None,
@@ -181,13 +182,13 @@ def reproduce(
     """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
     require_known("an experiment", experiment, ("mnist", "fashion-mnist", "regression", "analysis"))
     if experiment in ("regression", "analysis"):
-        _refuse_given(context, experiment, "table", "epochs", "data_dir")
+        _refuse_given(context, experiment, "table", "epochs", "config", "data_dir")
         _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend)
         return
     from .experiments.images import reproduce_tables
     from .report import print_summary
 
-    settings = {} if epochs is None else {"epochs": epochs}
+    settings = _options({"epochs": epochs}, config)
     try:
         failures = reproduce_tables(
             experiment,

@@ -192,7 +192,7 @@ def bound_run(
     job = read_job(folder)
     result, data, model = _finished(folder, job, data_dir)
     with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
-        result = _merge(result, certify(model, data, eps, budget=budget))
+        result = _merge(result, certify(model, data, job.evaluation, eps, budget=budget))
     write_json(folder / RESULT, result)
     if result["lipschitz"]["upper"] is None:
         do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."
