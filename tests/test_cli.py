@@ -303,7 +303,7 @@ def test_reproduce(call, monkeypatch):
 
     shared = {"data": "digits", "hidden": (8,), "attack_samples": 20, **SETTINGS}
     monkeypatch.setitem(images.BLOCKS, "mnist-default", (shared, {"standard": {"method": "standard"}}))
-    Path("short.json").write_text('{"lr": 0.02, "epochs": 9}')
+    Path("short.json").write_text('{"batch_size": 64, "epochs": 9}')
     command = ("reproduce", "mnist", "--table", "mnist-default", "--config", "short.json", "--seeds", 2)
     command += ("--epochs", 2, "--out", "tables")
     code, out, err = call(*command)
@@ -312,7 +312,7 @@ def test_reproduce(call, monkeypatch):
     assert err.splitlines()[-1] == "runs: 2/2"
     assert {path.name for path in Path("tables/mnist-default").iterdir()} >= {"runs", "index.html", "table.json", "table.csv"}
     training = json.loads(Path("tables/mnist-default/runs/standard-20/config.json").read_text())["training"]
-    assert (training["lr"], training["epochs"]) == (0.02, 2)
+    assert (training["batch_size"], training["epochs"]) == (64, 2)
     assert call(*command)[0] == 0  # nothing is left to do
     code, _, err = call(*command[:-3], 3, "--out", "tables")
     assert code == 2
