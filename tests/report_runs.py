@@ -66,6 +66,7 @@ def write_run(folder: Path, **changes: Any) -> Path:
             "penalty": None if method == "standard" else 0.4,
             "weight": 0.0 if epoch <= 3 else profile[6] * math.exp(-2 * math.exp(-epoch / 6)) * (1 + 20 * settle),
             "lower_bound": None if method == "standard" else profile[7] * 0.9,
+            "upper_bound": profile[8] * warm if "certified" in result and epoch > 3 else None,
             "learning_rate": 0.05,
             "validation_accuracy": None,
             "validation_pgd_accuracy": None,

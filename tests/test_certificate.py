@@ -1,5 +1,6 @@
-"""Certified radii, brackets on a domain, and the command `bound`."""
+"""Certified radii, brackets on a domain, and the commands `bound` and `certify`."""
 
+import csv
 import json
 import math
 
@@ -15,6 +16,7 @@ from cheaplip.attacks import normalized_pgd
 from cheaplip.bounds.certificate import certified_accuracy
 from cheaplip.bounds.upper import upper_bound
 from cheaplip.cli import app
+from cheaplip.data import load
 from cheaplip.errors import InputError
 from cheaplip.jobs import bound_run, make_job, run_job
 from small import QUICK
@@ -100,6 +102,13 @@ def test_the_command_bound_writes_bracket_and_certified_accuracy(tmp_path):
     assert 0 < result["certified"][0]["certified_accuracy"] <= result["test_accuracy"]
     assert result["certified"][1]["certified_accuracy"] == 0
     assert result["samples"]["certified"] == result["certified"][0]["n"]
+    counts = CliRunner().invoke(app, ["certify", str(tmp_path / "run"), "--eps", "0.01", "--budget", "2"])
+    assert counts.exit_code == 0, counts.output
+    with (tmp_path / "run" / "radii.csv").open() as file:
+        samples = list(csv.DictReader(file))
+    assert [int(sample["label"]) for sample in samples] == load("digits").test_y.tolist()
+    beyond = sum(float(sample["radius"]) > 0.01 for sample in samples)
+    assert f"eps 0.01: {beyond} of {len(samples)} certified, {100 * beyond / len(samples):.1f} %" in counts.output
     for eps in ("x", "-1"):
         assert isinstance(CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", eps]).exception, InputError)
 

@@ -224,18 +224,16 @@ def test_refuses_constant_weights_below_0_or_not_finite(weight):
         ConstantWeight(weight)
 
 
-def test_a_limit_never_raises_the_weight():
-    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
-    assert principle.limit(2.0) == principle.weight == 1.0
-    assert principle.limit(0.25) == 1.0  # the first penalty was the one that counted
-
-
-def test_a_limit_waits_for_the_first_penalty_and_the_rule_goes_on_from_there():
-    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
-    assert principle.limit(math.inf) == 1.0
-    assert principle.limit(0.25) == principle.weight == 0.25
+def test_the_largest_penalty_before_the_first_update_limits_the_weight():
+    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=1)
+    assert principle.limit(0.1) == 0.0
     principle.step(0.95)
-    assert 0.25 < principle.weight < 1.0
+    assert [principle.limit(c) for c in (math.inf, 2.0, 0.25, 0.5)] == [1.0, 1.0, 0.25, 0.25]
+    assert principle.weight == 0.25
+    principle.step(0.95)
+    after = principle.weight
+    assert 0.25 < after < 1.0
+    assert principle.limit(0.01) == after  # from there the rule moves it
 
 
 def test_the_printed_rule_and_a_constant_weight_know_no_limit():

@@ -124,6 +124,13 @@ def test_multipliers_at_the_edge_do_not_blow_up_the_weights(seed):
     assert upper_bound(model, (1, 8, 8)).value < 20
 
 
+def test_what_is_proved_after_each_epoch_is_in_the_history():
+    done = trained(certify=0.1, epochs=3)
+    for row in done.history:
+        assert row["lower_bound"] <= row["upper_bound"]
+    assert done.history[-1]["upper_bound"] >= upper_bound(done.model, (1, 8, 8)).value * (1 - 1e-6)
+
+
 def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
     whole = trained(certify=0.1)
 

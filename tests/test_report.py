@@ -322,8 +322,12 @@ def test_certified_accuracy_is_drawn_where_a_run_has_it(tmp_path: Path) -> None:
     text = write_report(find_runs([tmp_path]), tmp_path / "out").read_text(encoding="utf-8")
     assert "What is proved" in text
     assert "Certified. CLIP 95 %: from 78 at 0.3 to 50 at 1." in text
+    assert "The bracket in training" in text
+    assert "Upper end. CLIP 95 %: from" in text
     (tmp_path / "a" / "result.json").unlink()
-    assert "What is proved" not in write_report(find_runs([tmp_path / "b"]), tmp_path / "out").read_text(encoding="utf-8")
+    text = write_report(find_runs([tmp_path / "b"]), tmp_path / "out").read_text(encoding="utf-8")
+    assert "What is proved" not in text
+    assert "The bracket in training" not in text
 
 
 def test_damaged_pairs_are_named(tmp_path: Path) -> None:

@@ -89,19 +89,27 @@ def assess(
 
 def certify(
     model: nn.Module, data: Dataset, protocol: Protocol, eps: Sequence[float], *, budget: float | None = None
-) -> dict[str, Any]:
-    """The bracket with pairwise bounds and, for a classifier, the certified accuracy of the test part at each eps."""
+) -> tuple[dict[str, Any], Tensor | None]:
+    """The bracket with pairwise bounds and, for a classifier with an upper end, the certified accuracy at each eps.
+
+    Returns:
+        What `result.json` has of it, and the radius within which each test sample is certified, `(n,)`: 0 where it is not
+        classified right, None without a certificate.
+    """
     device = next(model.parameters()).device
     x, y = data.test_x.to(device), data.test_y.to(device)
     starts = x[: protocol.lipschitz_samples]
     lipschitz, bracket = _lipschitz(model, starts, data.domain, budget=budget, pairwise=data.classes is not None)
     measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": len(starts)}}
-    if bracket is not None:
-        lipschitz |= {"ratio": bracket.ratio, "seconds": bracket.seconds}
-    if bracket is not None and data.classes is not None:
-        measured["certified"] = certified_accuracy(certified_radius(model, x, bracket, labels=y), eps)
-        measured["samples"]["certified"] = len(x)
-    return measured
+    if bracket is None:
+        return measured, None
+    lipschitz |= {"ratio": bracket.ratio, "seconds": bracket.seconds}
+    if data.classes is None:
+        return measured, None
+    radius = certified_radius(model, x, bracket, labels=y)
+    measured["certified"] = certified_accuracy(radius, eps)
+    measured["samples"]["certified"] = len(x)
+    return measured, radius.cpu()
 
 
 def _lipschitz(

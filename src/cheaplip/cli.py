@@ -151,6 +151,25 @@ def bound(
 
 
 @app.command()
+def certify(
+    run: Annotated[Path, typer.Argument(help="A finished run folder; its result.json is written anew.")],
+    eps: Annotated[str, typer.Option(help="Radii at which to certify, separated by commas.")] = "0.3,0.5,1.0,1.58",
+    budget: Annotated[float | None, typer.Option(help="Seconds after which the searches stop with what they have.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Count the test samples that are right and proved to stay so within eps; leaves every sample's radius as a CSV."""
+    from .jobs import RADII, bound_run
+
+    result = bound_run(run, eps=_numbers(eps), budget=budget, data_dir=data_dir, progress=True)
+    if "certified" not in result:
+        raise InputError("a classifier to certify", "a regression", "Its bracket is written; see `cheaplip bound`.")
+    for row in result["certified"]:
+        share, n = row["certified_accuracy"], row["n"]
+        typer.echo(f"eps {row['eps']:g}: {round(share * n)} of {n} certified, {100 * share:.1f} %")
+    typer.echo(f"Radii: {run / RADII}")
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
     out: Annotated[Path, typer.Option(help="Where index.html and the tables go.")],

@@ -106,7 +106,7 @@ class DiscrepancyPrinciple:
         self.warmup, self.every, self.maximum = warmup, every, maximum
         self.calls = 0
         self.excess: float | None = None  # at the last update
-        self.limited = False
+        self.updated = False  # since the weight left 0
         self.started = warmup == 0
         self.weight = initial if self.started else 0.0
 
@@ -125,6 +125,7 @@ class DiscrepancyPrinciple:
             self.started = updates >= self.warmup and (self.rule == "additive" or excess >= 0)
             self.weight = self.initial if self.started else 0.0
             return
+        self.updated = True
         if self.rule == "additive":
             weight = additive_rule(self.weight, excess, self.increment)
         else:
@@ -135,25 +136,26 @@ class DiscrepancyPrinciple:
         self.weight = min(weight, self.maximum)
 
     def limit(self, ceiling: float) -> float:
-        """Once, at the first penalty: lower the weight to `ceiling` if it is above. Returns the weight.
+        """Until the rule's first update: lower the weight to `ceiling` where it is above. Returns the weight.
 
         A constant network pays no penalty, only the loss of the best constant. Where weight * penalty is more than that
         loss, collapsing to a constant pays off at once, and a network that has collapsed seldom comes back. With
         `ceiling` = that loss / penalty a weight that starts far too high, or in other units, starts where it can do no
-        harm; from there the rule moves it. The paper's additive rule has no such limit. An infinite ceiling waits.
+        harm; from there the rule moves it. The largest of the penalties counts: the first ones, of pairs that have not
+        climbed yet, are small. The paper's additive rule has no such limit.
         """
-        if self.rule == "multiplicative" and not self.limited and self.weight > 0 and ceiling < math.inf:
-            self.weight, self.limited = min(self.weight, ceiling), True
+        if self.rule == "multiplicative" and not self.updated:
+            self.weight = min(self.weight, ceiling)
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        names = ("calls", "started", "limited", "excess", "weight")
+        names = ("calls", "started", "updated", "excess", "weight")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.calls, self.started, self.limited = state["calls"], state["started"], state["limited"]
+        self.calls, self.started, self.updated = state["calls"], state["started"], state["updated"]
         self.excess, self.weight = state["excess"], state["weight"]
 
 

@@ -21,11 +21,11 @@ from .data import Dataset, load
 from .errors import InputError, one_line, require_known
 from .networks import ModelSpec
 from .progress import activity_shown
-from .runs import SCHEMA, Json, claim_folder, read_json, write_json
+from .runs import SCHEMA, Json, claim_folder, read_json, write_atomic, write_json
 from .tasks import this_process
 from .training import fit
 
-CONFIG, RESULT, PAIRS, WEIGHTS = "config.json", "result.json", "pairs.npz", "model.safetensors"
+CONFIG, RESULT, PAIRS, WEIGHTS, RADII = "config.json", "result.json", "pairs.npz", "model.safetensors", "radii.csv"
 
 
 class Job(BaseModel):
@@ -181,7 +181,10 @@ def bound_run(
     data_dir: Path | None = None,
     progress: bool = False,
 ) -> Json:
-    """Bracket the network of a finished run and certify its test part; its `result.json` is written anew.
+    """Bracket the network of a finished run and certify its test part.
+
+    Its `result.json` is written anew, and for a classifier `radii.csv`: index, label and certified radius of each test
+    sample, 0 where it is not classified right.
 
     Raises:
         InputError: a folder that holds no finished run, an eps or a budget <= 0.
@@ -192,12 +195,20 @@ def bound_run(
     job = read_job(folder)
     result, data, model = _finished(folder, job, data_dir)
     with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
-        result = _merge(result, certify(model, data, job.evaluation, eps, budget=budget))
+        measured, radii = certify(model, data, job.evaluation, eps, budget=budget)
+    result = _merge(result, measured)
     write_json(folder / RESULT, result)
+    if radii is not None:
+        _write_radii(folder / RADII, data.test_y.tolist(), radii.tolist())
     if result["lipschitz"]["upper"] is None:
         do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."
         raise InputError("a network with a provable upper bound", result["lipschitz"]["reason"], do)
     return result
+
+
+def _write_radii(path: Path, labels: Sequence[int], radii: Sequence[float]) -> None:
+    lines = [f"{i},{label},{radius:.9g}" for i, (label, radius) in enumerate(zip(labels, radii, strict=True))]
+    write_atomic(path, lambda temporary: temporary.write_text("\n".join(["index,label,radius", *lines, ""])))
 
 
 def _finished(folder: Path, job: Job, data_dir: Path | None) -> tuple[Json, Dataset, nn.Module]:

@@ -49,6 +49,10 @@ class NoPenalty:
         """A lower bound of Lip(f), where the penalty knows one."""
         return None
 
+    def upper_bound(self) -> float | None:
+        """A proved upper bound of Lip(f), where the penalty knows one."""
+        return None
+
     def refine(self) -> float | None:
         """The lower bound after some work on it."""
         return None

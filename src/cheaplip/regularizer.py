@@ -208,6 +208,10 @@ class LipschitzRegularizer:
         """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
         return float(self._quotient(self.state.points[self.state.steepest(pairs)]).max())
 
+    def upper_bound(self) -> float | None:
+        """An upper bound of Lip(f) now, proved by the certificate's multipliers; None without `certify` or before a penalty."""
+        return None if self._certificate is None else self._certificate.proved()
+
     def refine(self) -> float:
         """Let the steepest pairs climb until little is left to gain; returns the largest quotient. For the end of a training.
 

@@ -169,6 +169,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
         "penalty": float(penalty_sum) / len(task.batches) if weight > 0 else None,
         "weight": weight,
         "lower_bound": state.penalty.lower_bound(),
+        "upper_bound": state.penalty.upper_bound(),
         "learning_rate": lr,
         **_validate(state.model, task, config, epoch),
         "skipped_steps": state.penalty.skipped,

@@ -19,7 +19,7 @@ from .chain import Layer
 from .convolutions import Shape
 from .graph import propagate
 from .layers import Reshaping
-from .multipliers import Chain, Slopes, multiplier_bound
+from .multipliers import Chain, Slopes, multiplier_bound, proved_bound
 from .search import search_multipliers
 from .slopes import derivative, slope_interval
 
@@ -60,8 +60,7 @@ class LearntCertificate:
         """The bound, `()`, float64."""
         weights = self._weights()
         if len(self._logs) < len(self._slopes):
-            chain = Chain([weight.detach() for weight in weights], self._slopes, [len(weight) for weight in weights[:-1]])
-            self._optimizer = self._start(search_multipliers(chain, iterations=SEARCH))
+            self._optimizer = self._start(search_multipliers(self._chain(), iterations=SEARCH))
         bound = multiplier_bound(weights, self._logs, self._slopes)
         if not bound <= JUMP * self._latest:
             self._scale_down(weights)
@@ -76,6 +75,15 @@ class LearntCertificate:
         if all(log.grad is not None and log.grad.isfinite().all() for log in self._logs):
             self._optimizer.step()
         self._optimizer.zero_grad()
+
+    @torch.no_grad()
+    def proved(self) -> float | None:
+        """What the multipliers prove of the weights as they are, checked as `upper_bound` does; None before the first call."""
+        if not self._logs:
+            return None
+        self()  # brings them inside
+        found = proved_bound(self._chain(), self._logs)
+        return None if found is None else found[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The multipliers and their optimiser."""
@@ -106,6 +114,10 @@ class LearntCertificate:
 
     def _weights(self) -> list[Tensor]:
         return [layer.weight.double() for layer in self._dense]
+
+    def _chain(self) -> Chain:
+        weights = [weight.detach() for weight in self._weights()]
+        return Chain(weights, self._slopes, [len(weight) for weight in weights[:-1]])
 
     def _start(self, logs: Sequence[Tensor]) -> torch.optim.Optimizer:
         self._logs = [log.detach().clone().requires_grad_() for log in logs]

@@ -20,7 +20,7 @@ from .convolutions import Shape
 from .graph import propagate
 from .intervals import Domain, describe, layer_inputs
 from .layers import infinity_norm, layer_norm
-from .multipliers import Chain, verified_bound
+from .multipliers import Chain, proved_bound
 from .search import search_multipliers
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
@@ -147,7 +147,7 @@ def _chain_bound(layers: Sequence[Layer], domain: Domain | None, pairwise: bool,
 
 def _certified(chain: Chain, pairwise: bool, deadline: float, scope: str) -> UpperBound | None:
     logs = search_multipliers(chain, deadline=deadline)
-    proved = _proved(chain, logs)
+    proved = proved_bound(chain, logs)
     if proved is None:
         return None
     value, gram = proved
@@ -162,19 +162,10 @@ def _certified(chain: Chain, pairwise: bool, deadline: float, scope: str) -> Upp
             contrast = torch.zeros(1, k, dtype=gram.dtype, device=gram.device)
             contrast[0, i], contrast[0, j] = 1.0, -1.0
             own = search_multipliers(chain, start=logs, contrast=contrast, iterations=PAIR_ITERATIONS, deadline=deadline)
-            one = _proved(chain, own)
+            one = proved_bound(chain, own)
             if one is not None:
                 found[i, j] = found[j, i] = min(float(found[i, j]), float(pair_bounds(one[1])[i, j]))
     return UpperBound(value, MULTIPLIERS, scope, gram, found)
-
-
-def _proved(chain: Chain, logs: Sequence[Tensor]) -> tuple[float, Tensor] | None:
-    """What the multipliers prove, moved inwards where they lie too close to the boundary for the margin of rounding."""
-    for inwards in (0.0, 1e-9, 1e-7, 1e-5, 1e-3):
-        proved = verified_bound(chain, [log - (i + 1) * inwards for i, log in enumerate(logs)])
-        if proved is not None:
-            return proved
-    return None
 
 
 def pair_bounds(gram: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from .comparisons import bracket_plot, published_plot
 from .drawing import Style, row_styles
 from .examples import Example, examples_of
 from .html import render, write_text
-from .plots import certified_plot, eps_plot, training_plots, tuning_plot
+from .plots import certified_plot, closing_plot, eps_plot, training_plots, tuning_plot
 from .published import NOTE
 from .rows import Column, Row, clean, distinct, mapping, number, provenance, summary_table, used_columns
 from .tables import csv_table, json_table, markdown_table, spread_text, value_text
@@ -96,9 +96,9 @@ def _page(rows: list[Row]) -> str:
 
 def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Experiment:
     name = f"e{number_}"
-    kinds = (published_plot, eps_plot, certified_plot, tuning_plot, bracket_plot)
+    kinds = (published_plot, eps_plot, certified_plot, tuning_plot, bracket_plot, closing_plot)
     drawn = (plot(rows, styles, f"{name}-p") for plot in kinds)
-    beside, eps, certified, tuning, bracket = ([plot] if plot else [] for plot in drawn)
+    beside, eps, certified, tuning, bracket, closing = ([plot] if plot else [] for plot in drawn)
     pairs = [(row.label, found[1]) for row in rows if (found := examples_of(row)) is not None]
     tuned = [row for row in rows if row.target is not None]
     sections = [
@@ -108,6 +108,7 @@ def _experiment(number_: int, rows: list[Row], styles: dict[Row, Style]) -> Expe
         Section(f"{name}-certified", "What is proved, and what an attack finds", texts.CERTIFIED, certified, rows),
         Section(f"{name}-tuning", "How the weight finds its target", texts.TUNING, tuning, tuned),
         Section(f"{name}-bracket", "Lipschitz constant", texts.BRACKET, bracket),
+        Section(f"{name}-closing", "The bracket in training", texts.CLOSING, closing, rows),
         Section(f"{name}-pairs", "Pairs before and after ascent", texts.PAIRS, pairs=[pair for pair in pairs if pair[1]]),
     ]
     present = [section for section in sections if section.plots or section.pairs]

@@ -75,6 +75,26 @@ def certified_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> 
         return finish(figure, f"{name}-certified", "Certified accuracy, and accuracy under the strong attack above it", words)
 
 
+def closing_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
+    """The bracket over the epochs, for the rows that were trained with a certificate: upper end, lower end, what is between."""
+    uppers = _history_lines(rows, "upper_bound")
+    lowers = {line.row: line for line in _history_lines([line.row for line in uppers], "lower_bound")}
+    if not lowers:
+        return None
+    with new_figure(width=5.2) as figure:
+        axes = figure.add_subplot(xlabel="epoch", ylabel="Lipschitz constant")
+        _log_if_wide(axes, [*uppers, *lowers.values()])
+        _draw(axes, uppers, styles)
+        for upper in uppers:
+            lower, colour = lowers[upper.row], PALETTE[styles[upper.row].colour][0]
+            axes.plot(lower.x, lower.mean, color=colour, linewidth=0.9, linestyle=styles[upper.row].line)
+            above, below = (dict(zip(line.x, line.mean, strict=True)) for line in (upper, lower))
+            x = [epoch for epoch in upper.x if epoch in below]
+            axes.fill_between(x, [below[e] for e in x], [above[e] for e in x], color=colour, alpha=0.1, linewidth=0)
+        words = f"Upper end. {_in_words(uppers)} Lower end. {_in_words(list(lowers.values()))}"
+        return finish(figure, f"{name}-closing", "The bracket over the epochs", words)
+
+
 def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Markup | None:
     """Weight over the training accuracy (or loss) against the epochs, for the rows that have a target."""
     tuned = [row for row in rows if row.target is not None]

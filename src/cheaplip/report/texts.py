@@ -40,6 +40,10 @@ BRACKET = (
     "enclosed: lower ≤ Lip ≤ upper. Each bar spans that bracket for one run, the numbers are means over the seeds; "
     "small and short is good. A bar that runs out of the plot has no upper bound."
 )
+CLOSING = (
+    "Runs whose penalty presses on both ends: above, the upper end that the certificate proves after each epoch; below, "
+    "thin, the steepest of the pairs. The constant lies between."
+)
 PAIRS = (
     "What CLIP does to pairs of inputs of different classes: before and after the ascent, which moves both to where the "
     "network answers most differently; on the trained network and, where the run kept them, on the network of earlier "
