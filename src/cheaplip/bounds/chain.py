@@ -16,6 +16,7 @@ from typing import get_args
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from .convolutions import Convolution, Shape, symbol_entries, symbols
 from .layers import AvgPool, BatchNorm, MaxPool, Reshaping, batch_norm_scale, layer_norm, linear_part
@@ -43,8 +44,10 @@ class _Step:
 def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor] | None] | None = None) -> Chain | None:
     """The certificate's chain; None if a matrix of it would have more than `ENTRIES` entries.
 
+    Its weights have a graph to the network's parameters where gradients are enabled, for a bound to be differentiated.
+
     Args:
-        layers: of a network without branches, each with a rule in `layers`.
+        layers: of a network without branches, each with a rule in `layers` that allows its settings.
         intervals: for each layer the interval of its inputs, from which activations take narrower slopes.
 
     Raises:
@@ -79,7 +82,7 @@ def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor
     if len(weights) == len(between):
         weights.append(torch.eye(last[0] if math.prod(last) > DENSE_ROWS else math.prod(last)).double())
     device = next((w.device for w in weights if w.numel()), torch.device("cpu"))
-    weights = [weight.to(device) for weight in weights]
+    weights = [(weight if torch.is_grad_enabled() else weight.detach()).to(device) for weight in weights]
     settled = [_settled(step, before, after) for step, before, after in zip(between, weights, weights[1:], strict=False)]
     return Chain(weights, [(low.to(device), high.to(device)) for (low, high), _ in settled], [k for _, k in settled])
 
@@ -88,16 +91,16 @@ def _weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
     """The matrix or symbols of a linear layer; None for any other, and for linear ones better taken as contractions."""
     if type(module).forward not in {kind.forward for kind in (nn.Linear, *get_args(Convolution | BatchNorm | AvgPool))}:
         return None
-    layer_norm(module, shape)  # or refuse its settings
     if isinstance(module, nn.Linear) and len(shape) == 1:
-        return module.weight.detach().double()
+        return module.weight.double()
     if isinstance(module, BatchNorm):
         scale = batch_norm_scale(module)
         return torch.diag(scale) if math.prod(shape) > DENSE_ROWS else torch.diag(_spread(scale, math.prod(shape)))
     if math.prod(out) <= DENSE_ROWS and math.prod(out) * math.prod(shape) <= ENTRIES:
-        part = linear_part(module)
-        units = torch.eye(math.prod(shape), dtype=torch.float64, device=_device(module))
-        return torch.cat([part(some.reshape(-1, *shape)).flatten(1) for some in units.split(256)]).T
+        part, weight = linear_part(module), getattr(module, "weight", None)
+        own = {} if weight is None else {"weight": weight.double()}
+        units = torch.eye(math.prod(shape), dtype=torch.float64, device=_device(module)).split(256)
+        return torch.cat([functional_call(part, own, (some.reshape(-1, *shape),)).flatten(1) for some in units]).T
     if isinstance(module, Convolution):
         if symbol_entries(module, shape) > ENTRIES:
             return torch.empty(0).expand(ENTRIES + 1)

@@ -24,6 +24,7 @@ Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTr
 CHUNK = 2**24  # entries of symbols made at a time
 
 
+@torch.no_grad()
 def convolution_norm(module: Convolution, shape: Shape) -> float:
     """An upper bound of the spectral norm of a convolution on inputs of `shape`, (channels, *size)."""
     return max(
@@ -41,7 +42,7 @@ def symbol_entries(module: Convolution, shape: Shape) -> int:
 def symbols(module: Convolution, shape: Shape) -> Tensor:
     """`(frequencies, rows, columns)`, complex; rows in runs of equal length for each output channel, columns for each input's.
 
-    One of two conjugate frequencies is left away. Groups are blocks on the diagonal.
+    With a graph to the layer's weight. One of two conjugate frequencies is left away. Groups are blocks on the diagonal.
     """
     groups = [torch.cat(list(_symbols(weight, module, _torus(module, shape)))) for weight in _kernels(module)]
     # (frequencies, groups, rows, columns) -> block-diagonal
@@ -57,7 +58,7 @@ def _kernels(module: Convolution) -> tuple[Tensor, ...]:
         got = f"{type(module).__name__} with {module.padding_mode!r}"
         raise UnsupportedModuleError("a convolution with zero padding", got, do)
     # the weight of a transposed convolution is, as it stands, that of its adjoint
-    return module.weight.detach().double().chunk(module.groups)
+    return module.weight.double().chunk(module.groups)
 
 
 def _torus(module: Convolution, shape: Shape) -> list[int]:

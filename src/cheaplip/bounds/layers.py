@@ -117,7 +117,7 @@ def _(module: Linear, shape: Shape) -> float:
 
 @_rule(layer_norm, BatchNorm)
 def _(module: BatchNorm, shape: Shape) -> float:
-    return float(batch_norm_scale(module).abs().max())
+    return float(batch_norm_scale(module).detach().abs().max())
 
 
 @_rule(layer_norm, MaxPool)
@@ -157,12 +157,12 @@ def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
 
 
 def batch_norm_scale(module: BatchNorm) -> Tensor:
-    """What each channel is multiplied by in evaluation mode, float64 `(channels,)`."""
+    """What each channel is multiplied by in evaluation mode, float64 `(channels,)`, with a graph to the weight."""
     if module.running_var is None:
         do = "Track running statistics."
         raise UnsupportedModuleError("batch normalisation with running statistics", type(module).__name__, do)
     scale = (module.running_var.double() + module.eps).rsqrt()
-    return scale if module.weight is None else scale * module.weight.detach().double()
+    return scale if module.weight is None else scale * module.weight.double()
 
 
 def linear_part(module: nn.Module) -> nn.Module:

@@ -15,15 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
-from .chain import Layer
+from .chain import Layer, make_chain
 from .convolutions import Shape
 from .graph import propagate
-from .layers import Reshaping
-from .multipliers import Chain, Slopes, multiplier_bound, proved_bound
+from .layers import layer_norm
+from .multipliers import Chain, multiplier_bound, proved_bound
 from .search import search_multipliers
-from .slopes import derivative, slope_interval
 
-EXPECTED = "dense layers and activations in turn, for a certificate in training"
+EXPECTED = "a chain of layers with multipliers, for a certificate in training"
 DO = "Train without certify, and bound the network afterwards."
 SEARCH = 50
 """Iterations of the first search, at each of its stages."""
@@ -38,8 +37,11 @@ class LearntCertificate:
     infeasible, or nearly so (there the bound and, worse, its gradient grow without limit), the multipliers are scaled down
     to where the bound is best. With small enough ones every factorisation succeeds, so no training fails by it.
 
+    Dense layers have a multiplier for each neuron, convolutions one a channel (see `chain`); a dense layer of n rows costs
+    some n^3 operations a call, in float64.
+
     Args:
-        model: a chain of dense layers with activations between them; flattening and dropout do not count.
+        model: a network without branches, of layers with a rule.
         shape: shape of one input, without the batch dimension.
         lr: of Adam.
 
@@ -50,21 +52,26 @@ class LearntCertificate:
     """
 
     def __init__(self, model: nn.Module, shape: Shape, *, lr: float = 0.01) -> None:
-        self._dense, self._slopes = _structure(model, shape)
+        self._layers = propagate(model, shape, _no_branches).layers
+        for module, before, _ in self._layers:
+            layer_norm(module, before)  # or refuse its settings
         self._lr = lr
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
         self._latest = math.inf
+        with torch.enable_grad():
+            self._refuse_unseen(self._chain())
 
     def __call__(self) -> Tensor:
         """The bound, `()`, float64."""
-        weights = self._weights()
-        if len(self._logs) < len(self._slopes):
-            self._optimizer = self._start(search_multipliers(self._chain(), iterations=SEARCH))
-        bound = multiplier_bound(weights, self._logs, self._slopes)
+        chain = self._chain()
+        if len(self._logs) < len(chain.slopes):
+            with torch.no_grad():
+                self._optimizer = self._start(search_multipliers(self._chain(), iterations=SEARCH))
+        bound = self._bound(chain)
         if not bound <= JUMP * self._latest:
-            self._scale_down(weights)
-            bound = multiplier_bound(weights, self._logs, self._slopes)
+            self._scale_down(chain)
+            bound = self._bound(chain)
         self._latest = float(bound.detach())
         return bound
 
@@ -93,18 +100,32 @@ class LearntCertificate:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         if state["optimizer"] is not None:
-            device = self._dense[0].weight.device
+            device = self._chain().weights[0].device
             self._optimizer = self._start([log.to(device) for log in state["logs"]])
             self._optimizer.load_state_dict(state["optimizer"])
             self._latest = state["latest"]
 
+    def _chain(self) -> Chain:
+        chain = make_chain(self._layers)
+        if chain is None:
+            raise UnsupportedModuleError(EXPECTED, "one whose matrices are too large", DO)
+        return chain
+
+    def _bound(self, chain: Chain) -> Tensor:
+        touched: list[Tensor] = []
+        bound = multiplier_bound(chain.weights, self._logs, chain.slopes, touched=touched)
+        if bound.isfinite():
+            for log, new in zip(self._logs, touched, strict=True):
+                log.data = new.detach()  # the same multipliers, as the bound has taken them
+        return bound
+
     @torch.no_grad()
-    def _scale_down(self, weights: Sequence[Tensor]) -> None:
+    def _scale_down(self, chain: Chain) -> None:
         """By exp(-shift) in the first layer, exp(-2 shift) in the second...: what a layer gives back, the next ones need."""
         best, least = 0.0, math.inf
         for shift in (0.0, *(0.01 * 2**k for k in range(17))):
             scaled = [log - i * shift for i, log in enumerate(self._logs, start=1)]
-            bound = float(multiplier_bound(weights, scaled, self._slopes))
+            bound = float(multiplier_bound(chain.weights, scaled, chain.slopes, touched=[]))
             if bound >= least < math.inf:
                 break
             if bound < least:
@@ -112,35 +133,17 @@ class LearntCertificate:
         for i, log in enumerate(self._logs, start=1):
             log -= i * best
 
-    def _weights(self) -> list[Tensor]:
-        return [layer.weight.double() for layer in self._dense]
-
-    def _chain(self) -> Chain:
-        weights = [weight.detach() for weight in self._weights()]
-        return Chain(weights, self._slopes, [len(weight) for weight in weights[:-1]])
-
     def _start(self, logs: Sequence[Tensor]) -> torch.optim.Optimizer:
         self._logs = [log.detach().clone().requires_grad_() for log in logs]
         return torch.optim.Adam(self._logs, lr=self._lr)
 
-
-def _structure(model: nn.Module, shape: Shape) -> tuple[list[nn.Linear], list[Slopes]]:
-    """The dense layers and the slopes between them."""
-    dense: list[nn.Linear] = []
-    slopes: list[Slopes] = []
-    for module, before, _ in propagate(model, shape, _no_branches).layers:
-        if isinstance(module, Reshaping):
-            continue
-        if isinstance(module, nn.Linear) and len(before) == 1 and len(dense) == len(slopes):
-            dense.append(module)
-        elif derivative.dispatch(type(module)) is not derivative.dispatch(object) and len(dense) == len(slopes) + 1:
-            low, high = slope_interval(module)
-            slopes.append((low.to(dense[-1].weight.device), high.to(dense[-1].weight.device)))
-        else:
-            raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
-    if len(dense) != len(slopes) + 1:
-        raise UnsupportedModuleError(EXPECTED, "an activation at the end", DO)
-    return dense, slopes
+    def _refuse_unseen(self, chain: Chain) -> None:
+        """Refuse a layer that is in the chain as a number alone: the penalty would not press on its weights."""
+        seen = torch.stack([weight.abs().square().sum() for weight in chain.weights]).sum()
+        for module, _, _ in self._layers:
+            weights = [p for name, p in module.named_parameters() if "weight" in name and p.requires_grad]
+            if None in torch.autograd.grad(seen, weights, retain_graph=True, allow_unused=True) if weights else ():
+                raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
 
 
 def _no_branches(layers: Sequence[Layer]) -> float:

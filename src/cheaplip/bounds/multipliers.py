@@ -41,13 +41,20 @@ class Chain:
     groups: list[int]
 
 
-def multiplier_bound(weights: Sequence[Tensor], log_multipliers: Sequence[Tensor], slopes: Sequence[Slopes]) -> Tensor:
+def multiplier_bound(
+    weights: Sequence[Tensor],
+    log_multipliers: Sequence[Tensor],
+    slopes: Sequence[Slopes],
+    *,
+    touched: list[Tensor] | None = None,
+) -> Tensor:
     """The upper bound sqrt(lambda_max(W_l Sigma W_l^T)) of the module's text, differentiable in weights and multipliers.
 
     Args:
         weights: l of them, `(rows, columns)` or `(frequencies, rows, columns)`.
         log_multipliers: l - 1 vectors, log t_i; `(rows,)`, or `(groups,)` with a divisor of the rows.
         slopes: l - 1 intervals.
+        touched: see `output_gram`.
 
     Returns:
         `()`; inf where a factorisation fails, which proves nothing. Not rounded outwards: `verified_bound` is.
@@ -60,7 +67,7 @@ def multiplier_bound(weights: Sequence[Tensor], log_multipliers: Sequence[Tensor
         >>> multiplier_bound([column, row], [torch.tensor([1 / 4, 1 / 4]).log()], [slopes])
         tensor(1.4142)
     """
-    gram, _ = output_gram(weights, log_multipliers, slopes)
+    gram, _ = output_gram(weights, log_multipliers, slopes, touched=touched)
     if gram is None:
         return weights[0].new_tensor(torch.inf)
     bound: Tensor = torch.linalg.eigvalsh(gram).amax().clamp(min=0).sqrt()
@@ -74,6 +81,7 @@ def output_gram(
     *,
     outwards: bool = False,
     parts: Sequence[Tensor | None] = (),
+    touched: list[Tensor] | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """G_l = W_l Sigma_{l-1} W_l^T, `(..., rows, rows)`, None where a factorisation fails; and the barrier of the search.
 
@@ -85,6 +93,9 @@ def output_gram(
         slopes: as in `multiplier_bound`.
         outwards: enlarge every ellipsoid by a bound of the rounding errors made so far, so that the result holds in
             exact arithmetic. Float64 only.
+        touched: a list, to scale the multipliers of contractions (m = 0) to the edge, lambda_max(T^{1/2} G T^{1/2}) = 1, and
+            to be filled with all the multipliers that were used. The best ones touch that edge, and on no other way does
+            the result depend on the weights before a contraction: Sigma = r^2 / T there.
         parts: of some weights W, in runs of columns W_k, the matrices W_k W_k^T, `(runs, rows, rows)`, made beforehand.
     """
     ones = weights[0].real.new_ones(1)
@@ -94,16 +105,21 @@ def output_gram(
         weight, part = weights[i + 1], parts[i + 1] if parts else None
         middle, radius = (low + high) / 2, (high - low) / 2
         n = gram.shape[-1]
-        root = _spread(log_t, n).div(2).exp()
-        room = 1 - (_gamma(n) * n if outwards else 0.0)
-        shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
-        factor, failed = torch.linalg.cholesky_ex(shifted)
-        if failed.any():
-            return None, barrier
-        barrier = barrier - 2 * factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
+        root, contraction = _spread(log_t, n).div(2).exp(), not middle.any()
+        if touched is not None:
+            if contraction:
+                log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=1e-300).log()
+            touched.append(log_t)
+        if touched is None or not contraction:
+            room = 1 - (_gamma(n) * n if outwards else 0.0)
+            shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
+            factor, failed = torch.linalg.cholesky_ex(shifted)
+            if failed.any():
+                return None, barrier
+            barrier = barrier - 2 * factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
         added = radius.square() * torch.exp(-log_t)
         before, gram = gram, _diagonal_congruence(weight, added * (1 + 16 * UNIT) if outwards else added, outwards, part)
-        if middle.any():
+        if not contraction:
             gram = gram + _coupled(weight * middle, before, root, factor, outwards)
     return gram, barrier
 

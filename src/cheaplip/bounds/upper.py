@@ -132,12 +132,14 @@ def _chain_bound(layers: Sequence[Layer], domain: Domain | None, pairwise: bool,
     """Of a chain: the product, the certificate for all inputs, that for the domain if it knows more: the smallest."""
     norms = (layer_norm(module, shape) for module, shape, _ in layers)
     product = UpperBound(math.prod(norms) * OUTWARDS, PRODUCT, describe(None))
-    chain = make_chain(layers) if layers else None
+    with torch.no_grad():
+        chain = make_chain(layers) if layers else None
     if chain is None:
         return replace(product, method=f"{PRODUCT} (too large for multipliers)") if layers else product
     best = _certified(chain, pairwise, deadline, describe(None))
     if domain is not None:
-        local = make_chain(layers, layer_inputs(layers, domain))
+        with torch.no_grad():
+            local = make_chain(layers, layer_inputs(layers, domain))
         if local is not None and _narrower(local, chain):
             best = _smaller(best, _certified(local, pairwise, deadline, describe(domain)))
     if best is None:
