@@ -245,7 +245,7 @@ def test_target_of_a_regression_is_a_loss(tmp_path: Path) -> None:
     write_run(tmp_path / "run", **REGRESSION | {"target": 0.0045})
     assert summary_table(find_runs([tmp_path]))[0].label == "CLIP 0.0045"
     text = write_report(find_runs([tmp_path / "run"]), tmp_path / "out").read_text(encoding="utf-8")
-    assert ">target 0.0045</text>" in text
+    assert ">0.0045</text>" in text
     assert "0.45 %" not in text
 
 

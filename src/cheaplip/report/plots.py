@@ -111,10 +111,10 @@ def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> Mar
         _draw(top, weight, styles)
         bottom.set(xlabel="epoch", ylabel=name_of_y)
         targets = {scale * row.target: row.target_text for row in tuned if row.target is not None}
-        for target, text in targets.items():
+        for i, (target, text) in enumerate(sorted(targets.items())):
             bottom.axhline(target, color=PALETTE["ink"][0], linewidth=1, linestyle=(0, (5, 4)))
-            at = (0.01, target)
-            bottom.annotate(f"target {text}", at, (0, 3), ("axes fraction", "data"), "offset points", fontsize=8)
+            aside = (4 + 32 * (i % 2), 0)  # neighbours may be close
+            bottom.annotate(text, (1, target), aside, ("axes fraction", "data"), "offset points", fontsize=8, va="center")
         _draw(bottom, lines, styles)
         # What happens near the targets is what matters; the first epochs may be out of sight.
         near = [*targets, *(value for line in lines for value in (line.low[-1], line.high[-1]))]
