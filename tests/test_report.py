@@ -30,7 +30,7 @@ from cheaplip.report import (
     summary_table,
     write_report,
 )
-from cheaplip.report.rows import mean_interval
+from cheaplip.report.rows import mean_interval, provenance
 from cheaplip.report.tables import rich_table, value_text
 from cheaplip.runs import Run, find_runs
 from report_runs import EVIL, three_methods, write_pairs, write_run
@@ -140,7 +140,14 @@ def test_json_form(page: Path) -> None:
     assert table["rows"][0]["metrics"]["lipschitz_upper"]["mean"] > 82
     assert table["provenance"]["seeds"] == [0, 1]
     assert table["provenance"]["version"] == "0.1.0"
-    assert len(table["provenance"]["date"]) == 2
+
+
+def test_of_many_dates_the_first_and_the_last_are_told(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"run-{seed}", seed=seed)
+    merged = provenance(find_runs([tmp_path]))
+    assert merged["date"] == ["2026-01-01T10:00:00+00:00", "2026-01-03T10:00:00+00:00"]
+    assert merged["seeds"] == [0, 1, 2]
 
 
 def test_text_forms(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:

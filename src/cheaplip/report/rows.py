@@ -220,12 +220,14 @@ def distinct(values: Sequence[object]) -> list[Any]:
 
 
 def provenance(runs: Sequence[Run]) -> Json:
-    """What the runs record of their making: the common value of each entry, or the sorted list of different ones."""
+    """What the runs record of their making: the common value of each entry, or the different ones in order; first and last date."""
     records = [mapping(run.result.get("provenance")) for run in runs]
     seeds = sorted(distinct([run.result["seed"] for run in runs]), key=_numbers_first)
     merged: Json = {"runs": len(runs), "seeds": seeds}
     for key in dict.fromkeys(key for record in records for key in record):
         values = sorted(distinct([record.get(key) for record in records]), key=_numbers_first)
+        if key == "date":
+            values = values[:1] + values[1:][-1:]
         merged[key] = values[0] if len(values) == 1 else values or None
     return merged
 
