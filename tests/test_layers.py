@@ -33,6 +33,7 @@ ORDER = [
     "provenance",
     "progress",
     "runs",
+    "clipping",
     "checkpoint",
     "training",
     "lightning",

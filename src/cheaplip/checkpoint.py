@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .clipping import GradientClip
 from .config import TrainConfig
 from .discrepancy import ConstantWeight, DiscrepancyPrinciple
 from .errors import InputError, one_line
@@ -19,6 +20,7 @@ from .methods import Penalty
 from .runs import write_atomic, write_metrics
 
 FILE = "checkpoint/state.pt"
+PARTS = ("model", "optimizer", "scheduler", "principle", "penalty", "clip")
 
 
 @dataclass
@@ -30,6 +32,7 @@ class State:
     scheduler: Any
     principle: DiscrepancyPrinciple | ConstantWeight
     penalty: Penalty
+    clip: GradientClip
     history: list[dict[str, Any]] = field(default_factory=list)  # one record an epoch
     best: dict[str, Any] | None = None  # {score, epoch, model} of the weights to keep, for best-pgd
 
@@ -53,12 +56,11 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """One record of plain data and tensors."""
-        parts = ("model", "optimizer", "scheduler", "principle", "penalty")
-        return {name: getattr(self, name).state_dict() for name in parts} | {"history": self.history, "best": self.best}
+        return {name: getattr(self, name).state_dict() for name in PARTS} | {"history": self.history, "best": self.best}
 
     def load_state_dict(self, record: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        for name in ("model", "optimizer", "scheduler", "principle", "penalty"):
+        for name in PARTS:
             getattr(self, name).load_state_dict(record[name])
         self.history, self.best = record["history"], record["best"]
 

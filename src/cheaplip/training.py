@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import checkpoint
 from .attacks import signed_pgd
 from .checkpoint import State
+from .clipping import GradientClip
 from .config import TrainConfig, configure
 from .errors import DivergenceError, InputError
 from .methods import METHODS, make_optimizer, make_principle, make_schedule
@@ -98,7 +99,8 @@ def fit(
         network = accelerator.prepare(nn.Sequential(model))
         if accelerator.scaler is not None:  # accelerate's optimizer is slow (it looks for a package on disk at every step)
             optimizer = accelerator.prepare(optimizer)
-        state = State(model, optimizer, scheduler, principle, penalty)
+        clip = GradientClip(len(task.batches) // config.interval)
+        state = State(model, optimizer, scheduler, principle, penalty, clip)
         if out is not None:
             checkpoint.claim(out, state, config, resume=resume)
         shown = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
@@ -149,6 +151,8 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
             penalty_sum += penalty.detach()
         network.zero_grad()
         accelerator.backward(objective)
+        if config.certify and weight > 0 and penalty.requires_grad:
+            state.clip(state.model.parameters(), accelerator)
         state.optimizer.step()
         state.scheduler.step()
         if weight > 0:

@@ -220,7 +220,7 @@ def distinct(values: Sequence[object]) -> list[Any]:
 
 
 def provenance(runs: Sequence[Run]) -> Json:
-    """What the runs record of their making: the common value of each entry, or the different ones in order; first and last date."""
+    """What the runs record of their making: the common value of each entry, or the different ones; first and last date."""
     records = [mapping(run.result.get("provenance")) for run in runs]
     seeds = sorted(distinct([run.result["seed"] for run in runs]), key=_numbers_first)
     merged: Json = {"runs": len(runs), "seeds": seeds}
