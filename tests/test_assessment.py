@@ -49,7 +49,8 @@ def test_bad_protocols_are_refused(options, match):
 
 
 def test_every_metric_has_its_n_and_is_a_plain_fraction():
-    measured = assess(dense(), load("digits"), QUICK)
+    measured, radius = assess(dense(), load("digits"), QUICK)
+    assert radius is None
     accuracies = [name for name in measured if "_accuracy" in name]
     assert len(accuracies) == 6
     assert measured["samples"].keys() == {*accuracies, "lipschitz"}
@@ -61,14 +62,23 @@ def test_every_metric_has_its_n_and_is_a_plain_fraction():
     assert "settings" not in measured
 
 
+def test_radii_are_certified_where_the_protocol_has_some():
+    protocol = QUICK.altered({"certified": [0.01, 100.0]})
+    measured, radius = assess(linear(3.0), load("digits"), protocol)
+    near, far = measured["certified"]
+    assert near["certified_accuracy"] == float((radius > 0.01).double().mean()) > 0
+    assert far == {"eps": 100.0, "certified_accuracy": 0.0, "n": len(radius)}
+    assert measured["samples"]["certified"] == len(radius) == len(load("digits").test_x)
+
+
 def test_a_seed_decides():
-    first, again, other = (assess(dense(), load("digits"), QUICK, seed=seed) for seed in (0, 0, 1))
+    first, again, other = (assess(dense(), load("digits"), QUICK, seed=seed)[0] for seed in (0, 0, 1))
     assert first == again
     assert first["noise_accuracy"] != other["noise_accuracy"]
 
 
 def test_the_bracket_of_a_linear_map_is_its_norm():
-    lipschitz = assess(linear(3.0), load("digits"), QUICK)["lipschitz"]
+    lipschitz = assess(linear(3.0), load("digits"), QUICK)[0]["lipschitz"]
     assert lipschitz["lower"] == pytest.approx(3.0, rel=1e-4)
     assert lipschitz["upper"] == pytest.approx(3.0, rel=1e-4)
 
@@ -80,15 +90,15 @@ def test_pairs_of_the_training_are_searched_too():
     with torch.no_grad():
         steep[0].weight.fill_(50.0)
         steep[0].bias.fill_(-49.99)  # 0 up to 0.9998
-    assert assess(steep, data, QUICK)["lipschitz"]["lower"] == 0
+    assert assess(steep, data, QUICK)[0]["lipschitz"]["lower"] == 0
     pairs = perturbed_pairs(torch.full((300, 1), 0.9999), noise=0.00005)
-    assert assess(steep, data, QUICK, pairs=pairs)["lipschitz"]["lower"] == pytest.approx(50, rel=1e-3)
+    assert assess(steep, data, QUICK, pairs=pairs)[0]["lipschitz"]["lower"] == pytest.approx(50, rel=1e-3)
 
 
 def test_regression_gives_the_loss():
     x = np.linspace(-1, 1, 50)
     data = from_arrays(x, 2 * x)
-    measured = assess(nn.Sequential(nn.Linear(1, 1)), data, QUICK)
+    measured, _ = assess(nn.Sequential(nn.Linear(1, 1)), data, QUICK)
     assert measured.keys() == {"test_loss", "samples", "lipschitz"}
     assert measured["samples"] == {"test_loss": 10, "lipschitz": 10}
 
@@ -103,7 +113,7 @@ class Odd(nn.Module):
 
 
 def test_without_a_rule_there_is_no_upper_bound_but_a_reason():
-    lipschitz = assess(Odd(), load("digits"), QUICK)["lipschitz"]
+    lipschitz = assess(Odd(), load("digits"), QUICK)[0]["lipschitz"]
     assert lipschitz["lower"] > 0
     assert lipschitz["upper"] is lipschitz["method"]["upper"] is None
     assert "Odd" in lipschitz["reason"]

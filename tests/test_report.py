@@ -329,6 +329,9 @@ def test_certified_accuracy_is_drawn_where_a_run_has_it(tmp_path: Path) -> None:
     text = write_report(find_runs([tmp_path]), tmp_path / "out").read_text(encoding="utf-8")
     assert "What is proved" in text
     assert "Certified. CLIP 95 %: from 78 at 0.3 to 50 at 1." in text
+    row = json.loads((tmp_path / "out" / "table.json").read_text())["rows"][1]
+    assert row["metrics"]["certified_0.5"] == {"mean": 0.7, "ci95": None, "n": 1, "samples": None}
+    assert "certified_1.58" not in row["metrics"]
     assert "The bracket in training" in text
     assert "Upper end. CLIP 95 %: from" in text
     (tmp_path / "a" / "result.json").unlink()

@@ -44,6 +44,8 @@ class Protocol(BaseModel):
     curve_samples: PositiveInt = 500
     lipschitz_samples: PositiveInt = 500
     """Test inputs from which the lower bound of Lip(f) is searched."""
+    certified: tuple[Positive, ...] = Field((), strict=False)
+    """Radii at which the test samples are certified, with multipliers searched for every pair of classes."""
 
     def altered(self, options: Mapping[str, Any]) -> Protocol:
         """The same with other fields, the curve in proportion to eps; `InputError` for a name or a value that is not valid."""
@@ -60,8 +62,8 @@ PROTOCOLS = {"digits": Protocol().altered({"eps": 0.75})}
 
 def assess(
     model: nn.Module, data: Dataset, protocol: Protocol, *, seed: int = 0, pairs: PairSet | None = None
-) -> dict[str, Any]:
-    """Accuracies (or the test loss, for regression) and the Lipschitz bracket, as `result.json` has them.
+) -> tuple[dict[str, Any], Tensor | None]:
+    """Accuracies (or the test loss, for regression), the Lipschitz bracket and certified accuracies.
 
     Args:
         model: the trained network.
@@ -69,6 +71,9 @@ def assess(
         protocol: radii, iterations and sample counts.
         seed: of noise and random starts.
         pairs: the training's X_Lip, from which the lower bound is searched too.
+
+    Returns:
+        What `result.json` has of it, and the radii, as `certify` gives them.
     """
     device = next(model.parameters()).device
     x, y = data.test_x.to(device), data.test_y.to(device)
@@ -78,19 +83,25 @@ def assess(
             measured["test_loss"] = float(mse_loss(forward(model, x), y))
         measured["samples"]["test_loss"] = len(x)
     else:
-        attacks = protocol.model_dump(exclude={"lipschitz_samples"})
+        attacks = protocol.model_dump(exclude={"lipschitz_samples", "certified"})
         report = evaluate_robustness(model, x, y, domain=data.domain, seed=seed, **attacks)
         measured = {**vars(report), "evaluation": report.settings}
         del measured["settings"]
-    measured["lipschitz"], _ = _lipschitz(model, x[: protocol.lipschitz_samples], data.domain, pairs=pairs)
-    measured["samples"]["lipschitz"] = min(len(x), protocol.lipschitz_samples)
-    return measured
+    bounds, radius = certify(model, data, protocol, protocol.certified, pairs=pairs)
+    samples = measured["samples"] | bounds["samples"]
+    return {**measured, **bounds, "samples": samples}, radius
 
 
 def certify(
-    model: nn.Module, data: Dataset, protocol: Protocol, eps: Sequence[float], *, budget: float | None = None
+    model: nn.Module,
+    data: Dataset,
+    protocol: Protocol,
+    eps: Sequence[float],
+    *,
+    budget: float | None = None,
+    pairs: PairSet | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
-    """The bracket with pairwise bounds and, for a classifier with an upper end, the certified accuracy at each eps.
+    """The bracket and, for a classifier with an upper end, the certified accuracy at each eps, if there are any.
 
     Returns:
         What `result.json` has of it, and the radius within which each test sample is certified, `(n,)`: 0 where it is not
@@ -99,12 +110,12 @@ def certify(
     device = next(model.parameters()).device
     x, y = data.test_x.to(device), data.test_y.to(device)
     starts = x[: protocol.lipschitz_samples]
-    lipschitz, bracket = _lipschitz(model, starts, data.domain, budget=budget, pairwise=data.classes is not None)
+    pairwise = bool(eps) and data.classes is not None
+    lipschitz, bracket = _lipschitz(model, starts, data.domain, pairs=pairs, budget=budget, pairwise=pairwise)
     measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": len(starts)}}
-    if bracket is None:
-        return measured, None
-    lipschitz |= {"ratio": bracket.ratio, "seconds": bracket.seconds}
-    if data.classes is None:
+    if bracket is not None and eps:
+        lipschitz["seconds"] = bracket.seconds
+    if bracket is None or not pairwise:
         return measured, None
     radius = certified_radius(model, x, bracket, labels=y)
     measured["certified"] = certified_accuracy(radius, eps)
@@ -124,7 +135,7 @@ def _lipschitz(
         lower = lower_bound(model, x, domain=domain, pairs=pairs)
         method = {"lower": lower.method, "upper": None}
         return {"lower": lower.value, "upper": None, "method": method, "reason": str(error)}, None
-    found = {name: getattr(bracket, name) for name in ("lower", "upper", "scope")}
+    found = {name: getattr(bracket, name) for name in ("lower", "upper", "ratio", "scope")}
     return {**found, "method": bracket.methods}, bracket
 
 

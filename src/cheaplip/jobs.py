@@ -12,7 +12,7 @@ from typing import Any
 import safetensors.torch
 from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from .assessment import PROTOCOLS, Protocol, assess, certify, example_pairs, write_pairs
 from .checkpoint import FILE as CHECKPOINT
@@ -151,9 +151,11 @@ def run_job(job: Job, out: Path, *, data_dir: Path | None = None, resume: bool =
     about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
     result = {**trained.result, **about, "model": job.model.describe(model)}
     with activity_shown(f"{job.training.method}, seed {job.training.seed}: evaluation") if progress else nullcontext():
-        result = _merge(result, assess(model, data, job.evaluation, seed=job.training.seed, pairs=trained.pairs))
+        measured, radii = assess(model, data, job.evaluation, seed=job.training.seed, pairs=trained.pairs)
+        result = _merge(result, measured)
         if data.classes is not None:
             write_pairs(out / PAIRS, example_pairs(model, data))
+    _write_radii(out / RADII, data, radii)
     write_json(out / RESULT, result)
     return result
 
@@ -168,7 +170,9 @@ def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | N
     protocol = job.evaluation.altered(options)
     result, data, model = _finished(folder, job, data_dir)
     with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
-        result = _merge(result, assess(model, data, protocol, seed=job.training.seed))
+        measured, radii = assess(model, data, protocol, seed=job.training.seed)
+    result = _merge(result, measured)
+    _write_radii(folder / RADII, data, radii)
     write_json(folder / RESULT, result)
     return result
 
@@ -198,16 +202,17 @@ def bound_run(
         measured, radii = certify(model, data, job.evaluation, eps, budget=budget)
     result = _merge(result, measured)
     write_json(folder / RESULT, result)
-    if radii is not None:
-        _write_radii(folder / RADII, data.test_y.tolist(), radii.tolist())
+    _write_radii(folder / RADII, data, radii)
     if result["lipschitz"]["upper"] is None:
         do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."
         raise InputError("a network with a provable upper bound", result["lipschitz"]["reason"], do)
     return result
 
 
-def _write_radii(path: Path, labels: Sequence[int], radii: Sequence[float]) -> None:
-    lines = [f"{i},{label},{radius:.9g}" for i, (label, radius) in enumerate(zip(labels, radii, strict=True))]
+def _write_radii(path: Path, data: Dataset, radii: Tensor | None) -> None:
+    if radii is None:
+        return
+    lines = [f"{i},{y},{r:.9g}" for i, (y, r) in enumerate(zip(data.test_y.tolist(), radii.tolist(), strict=True))]
     write_atomic(path, lambda temporary: temporary.write_text("\n".join(["index,label,radius", *lines, ""])))
 
 

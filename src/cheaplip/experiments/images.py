@@ -10,6 +10,7 @@ from typing import Any
 from ..errors import InputError, require_known
 from ..jobs import Job, make_job
 from ..report import write_report
+from ..report.rows import CERTIFIED_AT
 from ..runs import find_runs
 from .grid import Failure, run_grid
 
@@ -40,12 +41,19 @@ WIDE: dict[str, Settings] = {
 }
 """The rows of the authors' README."""
 
+PROVED: dict[str, Settings] = {
+    **{name: SEVEN[name] for name in ("standard", "weight-95", "clip-95")},
+    "clip-95-certified": {**SEVEN["clip-95"], "certify": 0.1},
+}
+"""How much is proved, without and with the certificate in the penalty."""
+
 FEWER: Settings = {"attack_samples": 500, "curve_samples": 100, "lipschitz_samples": 100}
 """A step of an attack on the CNN takes a hundred times as long as on the MLP."""
 
 BLOCKS: dict[str, tuple[Settings, Mapping[str, Settings]]] = {
     "mnist-default": ({"data": "mnist"}, SEVEN | MISSED),
     "mnist-paper": ({"data": "mnist", "preset": "paper"}, SEVEN | SQUARED | SIGMOID),
+    "mnist-certified": ({"data": "mnist", "activation": "relu", "certified": CERTIFIED_AT}, PROVED),
     "mnist-wide": ({"data": "mnist", "hidden": (200, 80)}, WIDE),
     "fashion-mnist-mlp": ({"data": "fashion-mnist"}, SEVEN),
     "fashion-mnist-cnn": ({"data": "fashion-mnist", "model": "cnn", **FEWER}, SEVEN),

@@ -36,6 +36,9 @@ class Column:
     kind: Kind
 
 
+CERTIFIED_AT = (0.3, 0.5, 1.0, 1.58)
+"""Radii whose certified accuracies are columns: those of the literature on MNIST."""
+
 COLUMNS = (
     Column("train_accuracy", "Train", "percent"),
     Column("test_accuracy", "Test", "percent"),
@@ -44,6 +47,7 @@ COLUMNS = (
     Column("pgd_accuracy", "PGD eq. (14)", "percent"),
     Column("pgd_accuracy_clamped", "PGD clamped", "percent"),
     Column("strong_accuracy", "Strong", "percent"),
+    *(Column(f"certified_{eps:g}", f"Certified {eps:g}", "percent") for eps in CERTIFIED_AT),
     Column("train_loss", "Train loss", "number"),
     Column("test_loss", "Test loss", "number"),
     Column("weight", "Weight", "number"),
@@ -196,7 +200,8 @@ def _estimates(runs: Sequence[Run]) -> dict[str, Estimate]:
     for column in COLUMNS:
         measured = [(run, value) for run in runs if (value := metric(run, column.key)) is not None]
         if measured:
-            counts = [number(mapping(run.result.get("samples")).get(column.key)) for run, _ in measured]
+            key = "certified" if column.key.startswith("certified_") else column.key
+            counts = [number(mapping(run.result.get("samples")).get(key)) for run, _ in measured]
             samples = min((int(count) for count in counts if count is not None), default=None)
             estimates[column.key] = Estimate(*mean_interval([value for _, value in measured]), len(measured), samples)
     return estimates
@@ -206,6 +211,11 @@ def metric(run: Run, key: str) -> float | None:
     """A run's value of a column, None if it was not measured."""
     if key.startswith("lipschitz_"):
         return number(mapping(run.result.get("lipschitz")).get(key.removeprefix("lipschitz_")))
+    if key.startswith("certified_"):
+        points = run.result.get("certified")
+        found = [mapping(point) for point in points] if isinstance(points, list) else []
+        eps = float(key.removeprefix("certified_"))
+        return next((number(point.get("certified_accuracy")) for point in found if point.get("eps") == eps), None)
     return number(run.result.get(key))
 
 

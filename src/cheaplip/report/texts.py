@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .rows import METHODS, Row, clean, distinct, mapping, number, used_columns
+from .rows import CERTIFIED_AT, METHODS, Row, clean, distinct, mapping, number, used_columns
 from .tables import value_text
 
 ABOUT_METHODS = {
@@ -90,6 +90,10 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
             f"the gradient of the margin, from {start}, at most {within} away and inside the range of the data. A sample "
             "counts as correct only if no step on the way fools the network."
         ),
+        **{
+            f"certified_{eps:g}": f"Share that is right and proved to stay so, however moved by at most {eps:g}."
+            for eps in CERTIFIED_AT
+        },
         "train_loss": "Mean loss on the training samples.",
         "test_loss": "Mean loss on samples the network has never seen.",
         "weight": "Factor of the penalty at the end of training: λ of CLIP, μ of Weight Reg.",
