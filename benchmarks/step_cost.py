@@ -308,6 +308,8 @@ def main(
     for size in (32, 512, 2048):
         tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 4)
     pair = base | {"CLIP (default)": clip(DEFAULT)}
+    certified = base | {"CLIP (default)": clip(DEFAULT), "CLIP, certify": clip(DEFAULT, certify=0.1)}
+    tables["mlp, certificate"] = measure(make, shape, certified, batch, on, rounds, 4)
     tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 4, compiled=True)
     out.mkdir(parents=True, exist_ok=True)
     record = {"schema": 1, "batch": batch, "rounds": rounds, "tables": tables, "provenance": provenance(on)}

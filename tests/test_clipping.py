@@ -6,7 +6,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from cheaplip import fit
-from cheaplip.clipping import FACTOR, GradientClip
+from cheaplip.clipping import FACTOR, GROWTH, GradientClip
 from cheaplip.data import load
 from cheaplip.models import cnn
 
@@ -19,29 +19,29 @@ def clipped(clip, *gradient):
 
 
 def test_gradients_far_above_the_usual_are_cut_and_others_left():
-    clip = GradientClip(50)
+    clip = GradientClip(10)
     torch.testing.assert_close(clipped(clip, 3.0, 4.0), torch.tensor([3.0, 4.0]))
     assert float(clip.usual) == 5
-    torch.testing.assert_close(clipped(clip, 0.0, 9.9), torch.tensor([0.0, 9.9]))
-    usual = 5 + 0.02 * 4.9
+    torch.testing.assert_close(clipped(clip, 0.0, 7.4), torch.tensor([0.0, 7.4]))
+    usual = 5 + GROWTH / 10 * 2.4
     assert float(clip.usual) == pytest.approx(usual)
     torch.testing.assert_close(clipped(clip, 0.0, 1e9), torch.tensor([0.0, FACTOR * usual]))
-    assert float(clip.usual) == pytest.approx(usual + 0.02 * usual)
+    assert float(clip.usual) == pytest.approx(usual + GROWTH / 10 * (FACTOR - 1) * usual)
 
 
 def test_a_norm_that_is_not_finite_teaches_nothing():
-    clip = GradientClip(50)
+    clip = GradientClip(10)
     clipped(clip, 3.0, 4.0)
     clipped(clip, torch.inf, 1.0)
     assert float(clip.usual) == 5
-    first = GradientClip(50)
+    first = GradientClip(10)
     clipped(first, torch.inf, 1.0)
     clipped(first, 3.0, 4.0)
     assert float(first.usual) == 5
 
 
 def test_a_saved_limit_goes_on():
-    clip, other = GradientClip(50), GradientClip(50)
+    clip, other = GradientClip(10), GradientClip(10)
     clipped(clip, 3.0, 4.0)
     other.load_state_dict(clip.state_dict())
     assert torch.equal(clipped(clip, 30.0, 40.0), clipped(other, 30.0, 40.0))

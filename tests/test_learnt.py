@@ -141,7 +141,7 @@ def test_training_closes_the_bracket_of_a_convolutional_network():
     for w in (0.0, 0.01):
         torch.manual_seed(0)
         model = cnn((1, 8, 8), 10, hidden=(4, 8, 16))
-        done = fit(model, load("digits"), certify=w, **(DIGITS | {"weight": 0.003, "epochs": 10, "lr": 0.05}))
+        done = fit(model, load("digits"), certify=w, target=0.95, epochs=30, lr=0.05, batch_size=32)
         uppers.append(upper_bound(model, (1, 8, 8)).value)
     assert done.result["train_accuracy"] > 0.9
     assert uppers[1] <= 1.01 * done.history[-1]["upper_bound"]  # of a search that need not end at the very best

@@ -44,8 +44,9 @@ WIDE: dict[str, Settings] = {
 PROVED: dict[str, Settings] = {
     **{name: SEVEN[name] for name in ("standard", "weight-95", "clip-95")},
     "clip-95-certified": {**SEVEN["clip-95"], "certify": 0.1},
+    "clip-95-certified-60": {**SEVEN["clip-95"], "certify": 0.15, "epochs": 60, "lr": 0.05},
 }
-"""How much is proved, without and with the certificate in the penalty."""
+"""How much is proved, without and with the certificate in the penalty, and with that and twice the time."""
 
 FEWER: Settings = {"attack_samples": 500, "curve_samples": 100, "lipschitz_samples": 100}
 """A step of an attack on the CNN takes a hundred times as long as on the MLP."""
@@ -85,7 +86,7 @@ def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None
     if seeds < 1:
         raise InputError("at least one seed", seeds, "Give the number of runs of each row.")
     shared, rows = BLOCKS[block]
-    if fixed := {"seed", "data", *(name for row in rows.values() for name in row)} & set(settings or ()):
+    if fixed := {"seed", "data", "method", "target"} & set(settings or ()):
         raise InputError(f"settings that all rows of {block} can share", ", ".join(sorted(fixed)), "Leave them away.")
     return {
         f"{name}-{seed}": make_job({**shared, **row, **(settings or {}), "seed": seed})
