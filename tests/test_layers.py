@@ -44,12 +44,13 @@ ORDER = [
     "report",
     "experiments",
     "demo",
+    "settings",
     "cli",
     "__main__",
 ]
 """A module imports from those above it alone; a package counts as one module."""
 
-WITHOUT_TORCH = {"errors", "discrepancy", "config", "progress", "runs", "report", "cli", "__main__"}
+WITHOUT_TORCH = {"errors", "discrepancy", "config", "progress", "runs", "report", "settings", "cli", "__main__"}
 """These do not import torch, nor anything that does, when they are imported."""
 
 

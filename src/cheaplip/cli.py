@@ -6,12 +6,13 @@ import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .errors import CheaplipError, InputError, require_known
 from .runs import find_runs
+from .settings import given_options, numbers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetch it, verify it.")
@@ -102,7 +103,7 @@ def train(
 ) -> None:
     """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
     given = {name: value for name, value in locals().items() if name not in ("out", "config", "data_dir", "resume")}
-    options = _options(given, config)
+    options = given_options(given, config)
     from .jobs import make_job, resumed_job, run_job
 
     job = resumed_job(out, options) if resume else make_job(options)
@@ -132,7 +133,7 @@ def evaluate(
     given = {name: value for name, value in locals().items() if name not in ("run", "data_dir")}
     from .jobs import evaluate_run
 
-    result = evaluate_run(run, _options(given), data_dir=data_dir, progress=True)
+    result = evaluate_run(run, given_options(given), data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
 
 
@@ -146,7 +147,7 @@ def bound(
     """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples."""
     from .jobs import bound_run
 
-    result = bound_run(run, eps=_numbers(eps), budget=budget, data_dir=data_dir, progress=True)
+    result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: result[key] for key in ("lipschitz", "certified") if key in result}, indent=2))
 
 
@@ -160,7 +161,7 @@ def certify(
     """Count the test samples that are right and proved to stay so within eps; leaves every sample's radius as a CSV."""
     from .jobs import RADII, bound_run
 
-    result = bound_run(run, eps=_numbers(eps), budget=budget, data_dir=data_dir, progress=True)
+    result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
     if "certified" not in result:
         raise InputError("a classifier to certify", "a regression", "Its bracket is written; see `cheaplip bound`.")
     for row in result["certified"]:
@@ -207,7 +208,7 @@ def reproduce(
     from .experiments.images import reproduce_tables
     from .report import print_summary
 
-    settings = _options({"epochs": epochs}, config)
+    settings = given_options({"epochs": epochs}, config)
     try:
         failures = reproduce_tables(
             experiment,
@@ -284,33 +285,3 @@ def data_verify(name: Annotated[str, typer.Argument(help="A data set.")], data_d
         typer.echo(f"{check.file}: {check.problem or 'right'}" + (f" ({check.path})" if check.path else ""))
     if any(check.problem for check in checks):
         raise InputError(f"{name} as published", "the wrong or missing files above", f"Run `cheaplip data fetch {name}`.")
-
-
-def _options(given: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
-    """The settings in the file `config`, and those given on the command line, which win."""
-    settings = {name: value for name, value in given.items() if value is not None}
-    if "hidden" in settings:
-        settings["hidden"] = _widths(settings["hidden"])
-    if config is None:
-        return settings
-    try:
-        content = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"a JSON file of settings, {config}", error, 'Write it like {"epochs": 30, "lr": 0.1}.') from None
-    if not isinstance(content, dict):
-        raise InputError(f"a JSON object of settings in {config}", type(content).__name__, 'Write {"name": value, ...}.')
-    return content | settings
-
-
-def _widths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(width) for width in text.split(","))
-    except ValueError:
-        raise InputError("widths such as 64,64", repr(text), "Separate whole numbers by commas.") from None
-
-
-def _numbers(text: str) -> tuple[float, ...]:
-    try:
-        return tuple(float(number) for number in text.split(","))
-    except ValueError:
-        raise InputError("numbers such as 0.3,0.5", repr(text), "Separate them by commas.") from None
