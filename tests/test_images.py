@@ -42,6 +42,8 @@ def test_the_papers_settings_come_in_both_readings_of_the_last_layer():
     assert {job.training.rule for job in jobs.values()} == {"additive"}
     assert sum(job.model.output_activation == "sigmoid" for job in jobs.values()) == 7
     assert sum(job.training.squared for job in jobs.values()) == 3
+    assert {job.training.increment for job in jobs.values() if job.training.method == "weight"} == {1e-4}
+    assert {job.training.increment for job in jobs.values() if job.training.method == "clip"} == {0.1}
     assert len({job.model_dump_json() for job in jobs.values()}) == len(jobs)
 
 
