@@ -142,7 +142,8 @@ class LearntCertificate:
         seen = torch.stack([weight.abs().square().sum() for weight in chain.weights]).sum()
         for module, _, _ in self._layers:
             weights = [p for name, p in module.named_parameters() if "weight" in name and p.requires_grad]
-            if None in torch.autograd.grad(seen, weights, retain_graph=True, allow_unused=True) if weights else ():
+            gradients = torch.autograd.grad(seen, weights, retain_graph=True, allow_unused=True) if weights else ()
+            if any(gradient is None for gradient in gradients):
                 raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
 
 
