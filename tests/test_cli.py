@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -277,7 +278,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     options = [*TRAIN[1:], "--epochs", "200", "--method", "standard"]
     environment = {key: value for key, value in os.environ.items() if key != "CHEAPLIP_DATA"} | {"OMP_NUM_THREADS": "1"}
     options_of_all = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen([*command, *options], **options_of_all) as process:
+    # a shell's background job, such as this suite may be, ignores interrupts, and so would its children
+    listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen([*command, *options], preexec_fn=listening, **options_of_all) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "my run/checkpoint/state.pt").exists():
             assert process.poll() is None, process.stderr.read()

@@ -16,7 +16,7 @@ def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
     if not sys.stderr.isatty():
 
         def plain(row: Mapping[str, Any]) -> None:
-            print(f"{title}: epoch {row['epoch']}/{total}: {describe(row)}", file=sys.stderr, flush=True)
+            _line(f"{title}: epoch {row['epoch']}/{total}: {describe(row)}")
 
         yield plain
         return
@@ -38,7 +38,7 @@ def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
         def plain(done: int) -> None:
             nonlocal last
             if done != last:
-                print(f"{title}: {done}/{total}", file=sys.stderr, flush=True)
+                _line(f"{title}: {done}/{total}")
             last = done
 
         yield plain
@@ -56,13 +56,18 @@ def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def activity_shown(title: str) -> Iterator[None]:
     """For what has no steps to count: a spinner on a terminal, one plain line elsewhere; on standard error."""
     if not sys.stderr.isatty():
-        print(title, file=sys.stderr, flush=True)
+        _line(title)
         yield
         return
     from rich.console import Console
 
     with Console(stderr=True).status(title):
         yield
+
+
+def _line(text: str) -> None:
+    """In one write: `print` writes the end of the line by itself, and an interrupt between the two runs lines together."""
+    sys.stderr.write(text + "\n")
 
 
 def describe(row: Mapping[str, Any]) -> str:
