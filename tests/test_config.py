@@ -66,3 +66,9 @@ def test_an_unknown_preset_is_refused():
 def test_without_warm_up_every_epoch_can_be_the_best():
     assert configure(keep="best-pgd", epochs=1, weight=1.0).choose_after == 0
     assert configure(keep="best-pgd", epochs=1, method="standard").choose_after == 0
+
+
+def test_only_the_additive_rule_moves_every_minibatch():
+    with pytest.raises(InputError, match="rule='additive' for update='minibatch'"):
+        configure(update="minibatch")
+    assert configure(update="minibatch", rule="additive").update == "minibatch"

@@ -20,7 +20,7 @@ from cheaplip.tasks import TensorBatches, split
 from small import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
 
-def by_hand(model, *, penalty=None, weight=0.0, principle=None, epochs=4):
+def by_hand(model, *, penalty=None, weight=0.0, principle=None, epochs=4, update="epoch"):
     """A bare loop on the batches of `fit`, with nothing of `training` in it."""
     x, y = digits()
     parts = split(len(x), pair_share=0.1, validation_share=0.05, seed=0)
@@ -44,7 +44,10 @@ def by_hand(model, *, penalty=None, weight=0.0, principle=None, epochs=4):
             if weight > 0 and hasattr(regularizer, "step"):
                 regularizer.step()
             right += int((outputs.argmax(1) == labels).sum())
-        if principle:
+            if update == "minibatch":
+                principle.step(float((outputs.argmax(1) == labels).float().mean()))
+                weight = principle.weight
+        if principle and update == "epoch":
             principle.step(right / (len(batches) * 32))
     return model
 
@@ -72,6 +75,29 @@ def test_clip_is_the_loop_of_the_readme():
     trained = fit(dense(), digits(), method="clip", **OPTIONS)
     assert trained.history[-1]["weight"] > 0
     assert same_weights(trained.model, mine)
+
+
+@pytest.mark.parametrize(("method", "increment"), [("clip", 0.01), ("weight", 1e-4)])
+def test_the_weight_may_move_at_every_minibatch_as_algorithm_2_prints_it(method, increment):
+    kinds = {"clip": lipschitz, "weight": lambda model, _: lambda: weight_norm(model)}
+    principle = DiscrepancyPrinciple(0.3, rule="additive", warmup=7, initial=0.1, increment=increment)  # 7 minibatches an epoch
+    mine = by_hand(dense(), penalty=kinds[method], principle=principle, update="minibatch")
+    trained = fit(dense(), digits(), method=method, rule="additive", update="minibatch", **OPTIONS)
+    assert trained.history[-1]["weight"] not in (0, 0.1)
+    assert same_weights(trained.model, mine)
+
+
+@pytest.mark.parametrize("options", [{}, {"rule": "additive", "update": "minibatch"}])
+def test_a_diverging_regression_is_told_as_such(options):
+    with pytest.raises(DivergenceError, match="training loss"):
+        fit(dense(inputs=1, outputs=1), curve(), lr=1e30, **options, **OPTIONS)
+
+
+def test_an_epoch_whose_weight_ends_at_zero_still_has_its_penalty():
+    options = {**OPTIONS, "target": 0.99, "warmup": 0, "initial_weight": 0.02, "epochs": 1}
+    (row,) = fit(dense(), digits(), rule="additive", update="minibatch", **options).history
+    assert row["weight"] == 0
+    assert row["penalty"] > 0
 
 
 def test_weight_adds_the_norm_of_the_weights():

@@ -96,6 +96,6 @@ def make_principle(config: TrainConfig, task: Task) -> DiscrepancyPrinciple | Co
         rule=config.rule,
         quantity="accuracy" if task.classification else "loss",
         initial=config.initial_weight,
-        increment=config.increment,
-        warmup=config.warmup,
+        increment=config.increment or {"weight": 1e-4, "clip": 0.01}[config.method],
+        warmup=config.warmup * (len(task.batches) if config.update == "minibatch" else 1),
     )

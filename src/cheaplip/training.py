@@ -135,7 +135,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     weight, lr = state.principle.weight, state.scheduler.get_last_lr()[0]
     # sums stay on the device: reading a number every step would make a GPU wait
     loss_sum, right, penalty_sum = torch.zeros(3, device=accelerator.device).unbind()
-    seen = 0
+    seen = penalised = 0
     torch.manual_seed(epoch_seed(config.seed, epoch))
     network.train()
     if config.redraw:
@@ -143,12 +143,13 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     for x, y in task.batches.epoch(epoch):
         outputs = network(x)
         loss = task.loss(outputs, y)
-        objective = loss
+        objective, weight = loss, state.principle.weight
         if weight > 0:
             penalty = state.penalty()
             weight = state.principle.limit(state.penalty.ceiling(task.chance(outputs, y)))
             objective = loss + weight * penalty
             penalty_sum += penalty.detach()
+            penalised += 1
         network.zero_grad()
         accelerator.backward(objective)
         if config.certify and weight > 0 and penalty.requires_grad:
@@ -157,20 +158,23 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
         state.scheduler.step()
         if weight > 0:
             state.penalty.step()
+        fitted = (outputs.detach().argmax(1) == y).sum() if task.classification else loss.detach() * len(y)
+        if config.update == "minibatch" and math.isfinite(value := accelerator.reduce(fitted / len(y), "mean").item()):
+            state.principle.step(value)
         loss_sum += loss.detach() * len(y)
         seen += len(y)
         if task.classification:
-            right += (outputs.detach().argmax(1) == y).sum()
+            right += fitted
     totals = torch.stack([loss_sum, right, torch.full_like(right, seen)])
     loss_all, right_all, seen_all = accelerator.reduce(totals).tolist()
     train_loss, train_accuracy = loss_all / seen_all, right_all / seen_all
-    if math.isfinite(train_loss):
+    if config.update == "epoch" and math.isfinite(train_loss):
         state.principle.step(train_accuracy if task.classification else train_loss)
     return {
         "epoch": epoch,
         "train_loss": train_loss,
         "train_accuracy": train_accuracy if task.classification else None,
-        "penalty": float(penalty_sum) / len(task.batches) if weight > 0 else None,
+        "penalty": float(penalty_sum) / penalised if penalised else None,
         "weight": weight,
         "lower_bound": state.penalty.lower_bound(),
         "upper_bound": state.penalty.upper_bound(),
@@ -225,7 +229,7 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "seconds": sum(row["seconds"] for row in state.history),
         name: measured,
         "samples": {name: n},
-        "provenance": provenance(accelerator.device),
+        "provenance": {**provenance(accelerator.device), "mixed_precision": accelerator.mixed_precision},
     }
     penalty = state.penalty
     pairs = penalty.pairs if isinstance(penalty, LipschitzRegularizer) else None
