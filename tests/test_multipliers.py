@@ -7,15 +7,16 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 import oracles
 from cheaplip.bounds.chain import make_chain
+from cheaplip.bounds.gradient import bound_with_gradient
 from cheaplip.bounds.graph import propagate
 from cheaplip.bounds.lower import lower_bound
-from cheaplip.bounds.multipliers import Chain, multiplier_bound, product_multipliers, verified_bound
+from cheaplip.bounds.multipliers import Chain, output_gram, product_multipliers, verified_bound
 from cheaplip.bounds.search import minimise, search_multipliers
 from cheaplip.bounds.upper import pair_bounds, product_of_norms, upper_bound
 from cheaplip.models import cnn, mlp
@@ -34,6 +35,12 @@ def product(chain):
     return norms * math.prod(max(abs(float(low)), abs(float(high))) for low, high in chain.slopes)
 
 
+def by_matrices(weights, logs, slopes):
+    """The bound as the module's text has it, from the matrices alone; inf where a factorisation fails."""
+    gram, _ = output_gram(weights, logs, slopes)
+    return weights[0].new_tensor(math.inf) if gram is None else torch.linalg.eigvalsh(gram).amax().clamp(min=0).sqrt()
+
+
 INTERVALS = st.sampled_from([(0.0, 1.0), (0.0, 0.25), (0.1, 1.0), (-0.13, 1.13), (-1.0, 1.0), (-1.0, 0.5), (1.0, 1.0)])
 
 
@@ -46,7 +53,7 @@ def test_any_multipliers_that_pass_prove_a_bound(seed, widths, interval):
     logs = [log + 0.3 * torch.randn(len(log)).double() - 0.5 for log in product_multipliers(chain)]
     proved = verified_bound(chain, logs)
     if proved is None:
-        assert multiplier_bound(chain.weights, logs, chain.slopes) == math.inf
+        assert by_matrices(chain.weights, logs, chain.slopes) == math.inf
         return
     value, gram = proved
     low, high = interval
@@ -57,7 +64,7 @@ def test_any_multipliers_that_pass_prove_a_bound(seed, widths, interval):
             jacobian = weight @ ((low + (high - low) * corners) * jacobian)
         assert float(torch.linalg.matrix_norm(jacobian, 2)) <= value
         assert float(torch.linalg.eigvalsh(gram - jacobian @ jacobian.T)[0]) >= -1e-12 * value**2
-    assert value == pytest.approx(float(multiplier_bound(chain.weights, logs, chain.slopes)), rel=1e-6)
+    assert value == pytest.approx(float(by_matrices(chain.weights, logs, chain.slopes)), rel=1e-6)
 
 
 @given(seed=st.integers(0, 10**6), widths=st.lists(st.integers(1, 8), min_size=2, max_size=5), interval=INTERVALS)
@@ -102,8 +109,55 @@ def test_gradients_of_the_bound_are_right(seed):
     logs = [(log - 1).requires_grad_() for log in product_multipliers(chain)]
     weights = [weight.requires_grad_() for weight in chain.weights]
     assert torch.autograd.gradcheck(
-        lambda *inputs: multiplier_bound(inputs[:3], inputs[3:], chain.slopes), (*weights, *logs), atol=1e-4
+        lambda *inputs: by_matrices(inputs[:3], inputs[3:], chain.slopes), (*weights, *logs), atol=1e-4
     )
+
+
+@given(seed=st.integers(0, 10**6), widths=st.lists(st.integers(2, 6), min_size=3, max_size=6), interval=INTERVALS)
+def test_the_gradient_by_vectors_is_that_of_the_matrices(seed, widths, interval):
+    """(-1, 1) is left to the tests of `learnt`: there the multipliers are scaled, which `by_matrices` does not do.
+
+    In [1, 1], a linear map, autograd's gradient of the multipliers is nan.
+    """
+    assume(sum(interval) != 0 and interval[0] < interval[1])
+    torch.manual_seed(seed)
+    chain = random_chain(widths, *interval)
+    variables = [*chain.weights, *(log - 0.5 for log in product_multipliers(chain))]
+    for variable in variables:
+        variable.requires_grad_()
+    slow = by_matrices(chain.weights, variables[len(chain.weights) :], chain.slopes)
+    fast, used = bound_with_gradient(chain, variables[len(chain.weights) :])
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=0)
+    assert [log.tolist() for log in used] == [log.tolist() for log in variables[len(chain.weights) :]]
+    if slow.isfinite():
+        for one, other in zip(*(torch.autograd.grad(bound, variables) for bound in (fast, slow)), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+
+
+def test_the_gradient_by_vectors_through_symbols_groups_and_contractions():
+    """The matrices' gradient: autograd through `output_gram`, which scales the multipliers of contractions alike."""
+    torch.manual_seed(0)
+    stack = torch.randn(5, 4, 3, dtype=torch.complex128)
+    weights = [stack, *(torch.randn(*shape, dtype=torch.float64) for shape in ((6, 8), (4, 6), (3, 4)))]
+    steep = torch.tensor([0.5, 1.0, 2.0, 1.5], dtype=torch.float64)
+    zero, one = torch.zeros((), dtype=torch.float64), torch.ones((), dtype=torch.float64)
+    slopes = [(-steep, steep), (zero, one), (-one, one)]
+    logs = [torch.randn(4).double(), torch.randn(3).double() - 9, torch.randn(2).double()]
+    variables = [variable.requires_grad_() for variable in (*weights, *logs)]
+    gram, _ = output_gram(weights, logs, slopes, passed=[])
+    slow = torch.linalg.eigvalsh(gram).amax().sqrt()
+    fast, used = bound_with_gradient(Chain(weights, slopes, [4, 3, 2]), logs)
+    torch.testing.assert_close(fast, slow, rtol=1e-9, atol=0)
+    assert not any(log.requires_grad for log in used)
+    for one, other in zip(*(torch.autograd.grad(bound, variables) for bound in (fast, slow)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+
+
+def test_weights_that_are_not_finite_prove_nothing():
+    chain = random_chain([3, 4, 3, 2], -1.0, 1.0)
+    logs = product_multipliers(chain)
+    chain.weights[1][0, 0] = math.nan
+    assert bound_with_gradient(chain, logs)[0] == math.inf
 
 
 def test_one_multiplier_a_layer_is_a_bound_too():

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from ..errors import UnsupportedModuleError
 from .chain import Layer, make_chain
 from .convolutions import Shape
+from .gradient import bound_with_gradient
 from .graph import propagate
 from .layers import layer_norm
-from .multipliers import Chain, multiplier_bound, proved_bound
+from .multipliers import Chain, proved_bound
 from .search import search_multipliers
 
 EXPECTED = "a chain of layers with multipliers, for a certificate in training"
@@ -112,11 +113,10 @@ class LearntCertificate:
         return chain
 
     def _bound(self, chain: Chain) -> Tensor:
-        touched: list[Tensor] = []
-        bound = multiplier_bound(chain.weights, self._logs, chain.slopes, touched=touched)
+        bound, used = bound_with_gradient(chain, self._logs)
         if bound.isfinite():
-            for log, new in zip(self._logs, touched, strict=True):
-                log.data = new.detach()  # the same multipliers, as the bound has taken them
+            for log, new in zip(self._logs, used, strict=True):
+                log.data = new
         return bound
 
     @torch.no_grad()
@@ -125,7 +125,7 @@ class LearntCertificate:
         best, least = 0.0, math.inf
         for shift in (0.0, *(0.01 * 2**k for k in range(17))):
             scaled = [log - i * shift for i, log in enumerate(self._logs, start=1)]
-            bound = float(multiplier_bound(chain.weights, scaled, chain.slopes, touched=[]))
+            bound = float(bound_with_gradient(chain, scaled)[0])
             if bound >= least < math.inf:
                 break
             if bound < least:

@@ -41,37 +41,13 @@ class Chain:
     groups: list[int]
 
 
-def multiplier_bound(
-    weights: Sequence[Tensor],
-    log_multipliers: Sequence[Tensor],
-    slopes: Sequence[Slopes],
-    *,
-    touched: list[Tensor] | None = None,
-) -> Tensor:
-    """The upper bound sqrt(lambda_max(W_l Sigma W_l^T)) of the module's text, differentiable in weights and multipliers.
+@dataclass(frozen=True)
+class Passed:
+    """What `output_gram` has met at an activation."""
 
-    Args:
-        weights: l of them, `(rows, columns)` or `(frequencies, rows, columns)`.
-        log_multipliers: l - 1 vectors, log t_i; `(rows,)`, or `(groups,)` with a divisor of the rows.
-        slopes: l - 1 intervals.
-        touched: see `output_gram`.
-
-    Returns:
-        `()`; inf where a factorisation fails, which proves nothing. Not rounded outwards: `verified_bound` is.
-
-    Source: Fazlyab et al., Efficient and accurate estimation of Lipschitz constants for deep neural networks, 2019.
-
-    Example:
-        >>> column, row = torch.tensor([[1.0], [-1.0]]), torch.tensor([[1.0, 1.0]])  # |x| as a ReLU network
-        >>> slopes = (torch.tensor(0.0), torch.tensor(1.0))
-        >>> multiplier_bound([column, row], [torch.tensor([1 / 4, 1 / 4]).log()], [slopes])
-        tensor(1.4142)
-    """
-    gram, _ = output_gram(weights, log_multipliers, slopes, touched=touched)
-    if gram is None:
-        return weights[0].new_tensor(torch.inf)
-    bound: Tensor = torch.linalg.eigvalsh(gram).amax().clamp(min=0).sqrt()
-    return bound
+    log_multipliers: Tensor  # as they were used
+    gram: Tensor  # G, of the differences before the activation
+    factor: Tensor | None  # L with L L^H = I - T^{1/2} G T^{1/2}; None where a contraction was scaled to the edge
 
 
 def output_gram(
@@ -81,22 +57,22 @@ def output_gram(
     *,
     outwards: bool = False,
     parts: Sequence[Tensor | None] = (),
-    touched: list[Tensor] | None = None,
+    passed: list[Passed] | None = None,
 ) -> tuple[Tensor | None, Tensor]:
     """G_l = W_l Sigma_{l-1} W_l^T, `(..., rows, rows)`, None where a factorisation fails; and the barrier of the search.
 
     The barrier is the sum over the layers of the mean of -log of the squared diagonal of the Cholesky factors.
 
     Args:
-        weights: as in `multiplier_bound`.
-        log_multipliers: as in `multiplier_bound`.
-        slopes: as in `multiplier_bound`.
+        weights: l of them, `(rows, columns)` or `(frequencies, rows, columns)`.
+        log_multipliers: l - 1 vectors, log t_i; `(rows,)`, or `(groups,)` with a divisor of the rows.
+        slopes: l - 1 intervals.
         outwards: enlarge every ellipsoid by a bound of the rounding errors made so far, so that the result holds in
             exact arithmetic. Float64 only.
-        touched: a list, to scale the multipliers of contractions (m = 0) to the edge, lambda_max(T^{1/2} G T^{1/2}) = 1, and
-            to be filled with all the multipliers that were used. The best ones touch that edge, and on no other way does
-            the result depend on the weights before a contraction: Sigma = r^2 / T there.
         parts: of some weights W, in runs of columns W_k, the matrices W_k W_k^T, `(runs, rows, rows)`, made beforehand.
+        passed: a list, to scale the multipliers of contractions (m = 0) to the edge, lambda_max(T^{1/2} G T^{1/2}) = 1, and
+            to be filled with what was met at each activation. The best ones touch that edge, and on no other way does
+            the result depend on the weights before a contraction: Sigma = r^2 / T there.
     """
     ones = weights[0].real.new_ones(1)
     barrier = weights[0].real.new_zeros(())
@@ -105,21 +81,24 @@ def output_gram(
         weight, part = weights[i + 1], parts[i + 1] if parts else None
         middle, radius = (low + high) / 2, (high - low) / 2
         n = gram.shape[-1]
-        root, contraction = _spread(log_t, n).div(2).exp(), not middle.any()
-        if touched is not None:
-            if contraction:
-                log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=1e-300).log()
-            touched.append(log_t)
-        if touched is None or not contraction:
+        root, contraction = spread(log_t, n).div(2).exp(), not middle.any()
+        factor = None
+        if passed is not None and contraction:
+            if not gram.isfinite().all():  # weights that have diverged
+                return None, barrier
+            log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=1e-300).log()
+        else:
             room = 1 - (_gamma(n) * n if outwards else 0.0)
             shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
             factor, failed = torch.linalg.cholesky_ex(shifted)
             if failed.any():
                 return None, barrier
             barrier = barrier - 2 * factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
+        if passed is not None:
+            passed.append(Passed(log_t, gram, factor))
         added = radius.square() * torch.exp(-log_t)
         before, gram = gram, _diagonal_congruence(weight, added * (1 + 16 * UNIT) if outwards else added, outwards, part)
-        if not contraction:
+        if factor is not None and not contraction:
             gram = gram + _coupled(weight * middle, before, root, factor, outwards)
     return gram, barrier
 
@@ -194,11 +173,11 @@ def proved_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[float
 def _diagonal_congruence(weight: Tensor, sigma: Tensor, outwards: bool, parts: Tensor | None = None) -> Tensor:
     """W diag(sigma) W^H, sigma spread over runs of columns."""
     if parts is not None:
-        runs = _spread(sigma, len(parts)) if len(sigma) < len(parts) else sigma
+        runs = spread(sigma, len(parts)) if len(sigma) < len(parts) else sigma
         combined: Tensor = torch.tensordot(runs, parts, 1)
         return combined
     columns = weight.shape[-1]
-    deviation = _spread(sigma, columns).sqrt()
+    deviation = spread(sigma, columns).sqrt()
     half = weight * deviation
     gram: Tensor = half @ half.mH
     if not outwards:
@@ -207,7 +186,8 @@ def _diagonal_congruence(weight: Tensor, sigma: Tensor, outwards: bool, parts: T
     return gram + torch.diag_embed(_gamma(2 * columns) * reach.shape[-1] * reach).to(gram)
 
 
-def _spread(values: Tensor, n: int) -> Tensor:
+def spread(values: Tensor, n: int) -> Tensor:
+    """K values for n entries, in runs of neighbours."""
     return values if len(values) == n else values.repeat_interleave(n // len(values))
 
 
