@@ -96,6 +96,49 @@ def test_ascent_alone_finds_the_norm_of_a_linear_map():
     assert found.value == pytest.approx(oracles.spectral_norm(layer, (6,)), rel=1e-4)
 
 
+class Bump(nn.Module):
+    """x and, round 0, a bump of height 0.1 and half the width 1e-3."""
+
+    def forward(self, x):
+        return x + 0.1 * (1 - x.abs() / 1e-3).relu()
+
+
+def test_no_given_pair_is_steeper_than_what_is_found():
+    u = torch.cat([torch.linspace(2, 3, 40), torch.tensor([-9e-4])])[:, None]
+    v = torch.cat([torch.linspace(3, 4, 40), torch.tensor([-1e-4])])[:, None]
+    assert pair_lower_bound(Bump(), u, v, steps=5).value >= 100
+
+
+class Double(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(4, 3).double()
+
+    def forward(self, x):
+        return self.layer(x.double())
+
+
+def test_a_network_that_computes_in_float64_is_left_to_it():
+    model = Double()
+    found = pair_lower_bound(model, torch.randn(20, 4), torch.randn(20, 4), steps=100)
+    assert found.value == pytest.approx(oracles.spectral_norm(model.layer, (4,)), rel=1e-3)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_far_from_the_origin_pairs_do_not_collapse(seed):
+    """There float32 has no digits left for differences, so that nothing of the search may be in it."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+    far = 1e8 * torch.ones(3)  # exact in float32; 0.1 beside it is lost
+    shifted = nn.Sequential(nn.Linear(3, 3), model)
+    with torch.no_grad():
+        shifted[0].weight.copy_(torch.eye(3))
+        shifted[0].bias.copy_(-far)
+    u = 3 * torch.randn(400, 3).double()
+    near = pair_lower_bound(model, u, u + 0.1, steps=5).value
+    assert pair_lower_bound(shifted, u + far, u + far + 0.1, steps=5).value == pytest.approx(near, rel=1e-4)
+
+
 def test_the_papers_example_1():
     """|x| as a network with ReLU: the constant is 1, the product of the layers' norms 2; multipliers see through it."""
     model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.ReLU(), nn.Linear(2, 1, bias=False))

@@ -68,7 +68,7 @@ def test_refuses_a_bracket_of_another_network():
 )
 def test_slopes_in_a_ball_or_box_stay_below_the_bound_there(seed, radius, act):
     torch.manual_seed(seed)
-    model = nn.Sequential(nn.Linear(3, 5), act(), nn.Linear(5, 2)).double()
+    model = nn.Sequential(nn.Linear(3, 5), act(), nn.Dropout(), nn.Linear(5, 2)).double()  # in training mode
     centre = torch.randn(3).double()
     everywhere = upper_bound(model, (3,))
     for domain in (Ball(centre, radius), (centre - radius, centre + radius)):

@@ -61,7 +61,7 @@ def projected(x: Tensor, domain: Domain) -> Tensor:
     offset = x - domain.centre.to(x)
     axes = tuple(range(-domain.centre.dim(), 0))
     length = torch.linalg.vector_norm(offset, dim=axes or None, keepdim=True) if axes else offset.abs()
-    return domain.centre.to(x) + offset * (domain.radius / length.clamp(min=1e-300)).clamp(max=1.0)
+    return domain.centre.to(x) + offset * (domain.radius / length.clamp(min=1e-30)).clamp(max=1.0)
 
 
 def describe(domain: Domain | None) -> str:

@@ -1,6 +1,6 @@
 """Lower bounds of Lip(f), attained: by a pair of inputs, or in the limit at a point. The witness is returned.
 
-All in float64, so that a quotient is what it says also for pairs that have come close.
+Values are those of float64, so that a quotient is what it says also for pairs that have come close.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ RESTARTS, RESTARTS_INSIDE = 150, 16
 """Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""
 FINALISTS = 8
 """Pairs that climb longest."""
+ROUGH_SEPARATION = 1e-2
+"""In float32 pairs are kept this far apart, in units of their mean distance: differences of points and outputs are rounded."""
 JACOBIAN_NORMS = {(2, 2), (2, math.inf), (math.inf, math.inf)}
 """Input and output norms for which the norm of a matrix has a formula."""
 
@@ -114,7 +116,9 @@ def pair_lower_bound(
 ) -> LowerBound:
     """The largest quotient after ascent from the pairs (u, v): `steps` for all, as many again for the best quarter, and so on.
 
-    A step counts only where it raises the quotient.
+    A step counts only where it raises the quotient. All rounds but the last are in float32, with pairs further apart, unless
+    the network has parameters of float64 or the inputs are large beside their distances. The last one has the best of the
+    given pairs among its own, so that the result is no less.
 
     Args:
         model: f.
@@ -132,35 +136,50 @@ def pair_lower_bound(
     """
     f = in_float64(model)
     points = torch.stack([u, v], dim=1).detach().double()  # (pairs, 2, *input)
-    box = None
     if domain is not None:
         points = projected(points, domain)
-        low, high = box_of(domain, tuple(u.shape[1:]))
-        box = (low.to(points), high.to(points))
     gap = sample_norm(points[:, 0] - points[:, 1], input_norm)
     # rounding alone makes steep quotients of pairs that are nearer than this
     rounding = 1e-10 * float(sample_norm(points[:, 0], input_norm).max())
     floor = max(separation * float(gap.mean()), rounding)
-    _check_finite(pair_quotient(f, points, input_norm, output_norm))
-    norms = {"input_norm": input_norm, "output_norm": output_norm}
-    climbed = f
-    if isinstance(domain, Ball):
-        # the projection brings no two points further apart, so that a quotient of f after it is one of f, or less
-        def climbed(x: Tensor) -> Tensor:
-            return f(projected(x, domain))
+    given = pair_quotient(f, points, input_norm, output_norm)
+    _check_finite(given)
+    best = points[torch.where(gap >= floor, given, 0.0).argmax()]
 
-    while True:
-        points, quotient = ascent.climb(climbed, points, steps=steps, separation=floor, domain=box, deadline=deadline, **norms)
-        if len(points) <= FINALISTS or time.monotonic() > deadline:
-            break
-        points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices]
+    def climb(model: Model, points: Tensor, apart: float) -> tuple[Tensor, Tensor]:
+        box = None if domain is None else box_of(domain, tuple(u.shape[1:]))
+
+        # the projection onto a ball brings no two points further apart: a quotient of f after it is one of f, or less
+        def inside(x: Tensor) -> Tensor:
+            with evaluating(model):
+                return model(projected(x, domain)) if isinstance(domain, Ball) else model(x)
+
+        return ascent.climb(
+            inside,
+            points,
+            steps=steps,
+            separation=apart,
+            domain=None if box is None else (box[0].to(points), box[1].to(points)),
+            input_norm=input_norm,
+            output_norm=output_norm,
+            deadline=deadline,
+        )
+
+    apart = max(floor, ROUGH_SEPARATION * float(gap.mean()))
+    rough = _in_float32(model) if 1e5 * rounding <= apart else None
+    while len(points) > FINALISTS and time.monotonic() <= deadline:
+        points, quotient = climb(f, points, floor) if rough is None else climb(rough, points.float(), apart)
+        points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices].double()
+        if domain is not None:
+            points = projected(points, domain)
+    points, quotient = climb(f, torch.cat([points, best[None]]), floor)
     if isinstance(domain, Ball):
         points = projected(points, domain)
         with torch.no_grad():
             quotient = pair_quotient(f, points, input_norm, output_norm)
         quotient = torch.where(sample_norm(points[:, 0] - points[:, 1], input_norm) >= floor, quotient, 0.0)
-    best = int(quotient.argmax())
-    return LowerBound(float(quotient[best]), "ascent on pairs", (points[best, 0], points[best, 1]))
+    first = int(quotient.argmax())
+    return LowerBound(float(quotient[first]), "ascent on pairs", (points[first, 0], points[first, 1]))
 
 
 def jacobian_lower_bound(
@@ -203,8 +222,17 @@ def jacobian_norms(model: Model, x: Tensor, *, input_norm: float = 2, output_nor
 
 
 def in_float64(model: Model) -> Model:
-    """A float64 copy of a network; a function that is not a module is returned as it is."""
-    return copy.deepcopy(model).double() if isinstance(model, nn.Module) else model
+    """A float64 copy of a network, in evaluation mode; a function that is not a module is returned as it is."""
+    return copy.deepcopy(model).double().eval() if isinstance(model, nn.Module) else model
+
+
+def _in_float32(model: Model) -> Model | None:
+    """A float32 copy of a network; None for one of which a part is float64, by whose own doing or not, and for a function."""
+    if not isinstance(model, nn.Module):
+        return None
+    if any(tensor.dtype == torch.float64 for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
+        return None
+    return copy.deepcopy(model).float().eval()
 
 
 def _check_finite(values: Tensor) -> None:
