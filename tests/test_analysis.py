@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,6 +46,20 @@ def test_the_solver_meets_a_solution_in_closed_form(weight):
     assert found.converged
 
 
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("weight", [0.0, 0.1, 1.0, 4.0, 6.0])
+def test_of_several_outputs_the_solver_bounds_the_length(weight, seed):
+    """f(x) = a x, data (1, b) and (-1, -b): risk |a - b|^2 / 2 + weight |a|, so a = max(1 - weight / |b|, 0) b."""
+    torch.manual_seed(seed)
+    b = torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+    model = nn.Linear(1, 2, bias=False).double()
+    (found,) = solve_path(model, (line(1, -1), torch.cat([b, -b])), PairSet(line(1), line(0)), [weight])
+    share = max(1 - weight / 5, 0)
+    assert found.lipschitz == pytest.approx(5 * share, abs=1e-4)
+    assert found.risk == pytest.approx((1 - share) ** 2 * 25 / 2, abs=1e-3)
+    torch.testing.assert_close(model.weight.detach(), share * b.T, atol=1e-4, rtol=0)
+
+
 def test_risk_and_constant_are_monotone_where_the_problem_is_convex():
     (convex, free) = monotonicity(0, SMALL)["rows"]
     assert convex["metrics"]["risk_falls_by"] < 1e-8
@@ -60,6 +75,14 @@ def test_violations_are_seen():
     metrics = analysis._violations([solutions])
     assert metrics["risk_falls_by"] == pytest.approx(1.0)  # from 1 to 3 as lambda falls, of a range of 2
     assert metrics["constant_rises_by"] == pytest.approx(0.5)
+
+
+def test_the_interpolant_of_two_values_in_the_plane_comes_near_kirszbraun():
+    settings = replace(SMALL, features=20, iterations=60)
+    last = minimal_constant(0, settings)["rows"][-1]
+    assert last["case"] == "2-D, two values, last layer"
+    assert last["metrics"]["ratio"] == pytest.approx(1, abs=0.1)
+    assert last["metrics"]["risk"] < 1e-6
 
 
 @pytest.mark.parametrize("seed", [0, 1])

@@ -92,15 +92,19 @@ def minimal_constant(seed: int, settings: Settings) -> Json:
         (found,) = solve_path(model, (x, y), _neighbours(x), [weight], iterations=settings.iterations)
         metrics = {"risk": found.risk, "lipschitz": found.lipschitz, "least": least, "ratio": found.lipschitz / least}
         rows.append({"claim": "Prop. 3", "case": "1-D, last layer", "lambda": f"{weight:g}", "metrics": metrics})
-    x, y = scattered(seed, settings.points_a_side, 2)
-    i, j = torch.triu_indices(len(x), len(x), 1)
-    least = float(_slopes(x, y, i, j).max())  # McShane: some extension to the plane has it, none a smaller one
-    model, pairs = _features(settings), _lattice(settings, x)
+    # an extension of the data to the plane that has their constant exists by McShane's theorem, of several values by
+    # Kirszbraun's; none has a smaller one
     fine = _plane(101).flatten(0, 1)
-    for found in solve_path(model, (x, y), pairs, [1e-3, 1e-5], iterations=settings.iterations):
-        metrics = {"risk": found.risk, "lipschitz": found.lipschitz, "least": least, "ratio": found.lipschitz / least}
-        metrics["ratio_of_jacobian"] = float(jacobian_norms(model, fine).max()) / least
-        rows.append({"claim": "Prop. 3", "case": "2-D, last layer", "lambda": f"{found.weight:g}", "metrics": metrics})
+    for outputs in (1, 2):
+        x, y = scattered(seed, settings.points_a_side, 2, outputs)
+        i, j = torch.triu_indices(len(x), len(x), 1)
+        least = float(_slopes(x, y, i, j).max())
+        model, pairs = _features(settings, outputs), _lattice(settings, x)
+        case = f"2-D, {'one value' if outputs == 1 else 'two values'}, last layer"
+        for found in solve_path(model, (x, y), pairs, [1e-3, 1e-5], iterations=settings.iterations):
+            metrics = {"risk": found.risk, "lipschitz": found.lipschitz, "least": least, "ratio": found.lipschitz / least}
+            metrics["ratio_of_jacobian"] = float(jacobian_norms(model, fine).max()) / least
+            rows.append({"claim": "Prop. 3", "case": case, "lambda": f"{found.weight:g}", "metrics": metrics})
     return {"rows": rows}
 
 
@@ -194,13 +198,13 @@ def reproduce_analysis(
     return write_measured(runs, out), failures
 
 
-def scattered(seed: int, points_a_side: int, dimensions: int) -> tuple[Tensor, Tensor]:
+def scattered(seed: int, points_a_side: int, dimensions: int, outputs: int = 1) -> tuple[Tensor, Tensor]:
     """Random values at the points of a jittered lattice in [-1, 1]^dimensions, none near another: x and y, float64."""
     generator = torch.Generator().manual_seed(seed)
     side = torch.linspace(-0.8, 0.8, points_a_side, dtype=torch.float64).tolist()
     lattice = torch.tensor(list(itertools.product(side, repeat=dimensions)), dtype=torch.float64)
     jitter = 0.3 * (torch.rand(lattice.shape, generator=generator, dtype=torch.float64) - 0.5)
-    y = 0.5 * torch.randn(len(lattice), 1, generator=generator, dtype=torch.float64)
+    y = 0.5 * torch.randn(len(lattice), outputs, generator=generator, dtype=torch.float64)
     return lattice + 1.6 / (points_a_side - 1) * jitter, y
 
 
@@ -220,9 +224,9 @@ def _free(x: Tensor, settings: Settings) -> nn.Module:
     return mlp((1,), 1, hidden=(settings.hidden,), activation="tanh").double()
 
 
-def _features(settings: Settings) -> nn.Module:
+def _features(settings: Settings, outputs: int) -> nn.Module:
     """Random tanh units of one slope in random directions, frozen; the last layer is free."""
-    hidden, last = nn.Linear(2, settings.features).double(), nn.Linear(settings.features, 1).double()
+    hidden, last = nn.Linear(2, settings.features).double(), nn.Linear(settings.features, outputs).double()
     direction = torch.randn(settings.features, 2, dtype=torch.float64)
     hidden.weight.data = 4 * direction / sample_norm(direction)[:, None]
     nn.init.uniform_(hidden.bias, -4, 4)

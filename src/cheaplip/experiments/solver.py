@@ -3,10 +3,10 @@
 Lip(f, X_Lip) is a maximum, at whose kinks gradient methods chatter, and every minimiser lies on kinks. With the constant s
 as a variable of its own the problem is smooth,
 
-    min over theta, s of  risk(theta) + lambda s   subject to  -s <= (f(u) - f(v)) / |u - v| <= s  for all pairs,
+    min over theta, s of  risk(theta) + lambda s   subject to  -s <= (f(u) - f(v)) / |u - v| <= s  for all pairs
 
-and sequential quadratic programming solves it to many digits. So X_Lip is fixed here and the regularizer of the library,
-made for stochastic steps on a moving X_Lip, is not used. One output, float64.
+(of several outputs |f(u) - f(v)| / |u - v| <= s), and sequential quadratic programming solves it to many digits. So
+X_Lip is fixed here and the regularizer of the library, made for stochastic steps on a moving X_Lip, is not used. Float64.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, jacrev
 from torch.nn.functional import mse_loss
 
-from ..norms import sample_norm
+from ..norms import sample_norm, sample_unit
 from ..pairs import PairSet
 
 
@@ -47,9 +47,9 @@ def solve_path(
     """Solutions of (2), mean squared error, for each weight, started from the one before; the model is left at the last.
 
     Args:
-        model: f with one output; parameters that do not require a gradient stay fixed. If only the last layer does, the
+        model: f; parameters that do not require a gradient stay fixed. If only the last layer does, the
             problem is convex and the solutions are global minimisers.
-        data: x `(n, *input)` and y `(n, 1)`.
+        data: x `(n, *input)` and y `(n, outputs)`.
         pairs: X_Lip.
         weights: of lambda; from large to small goes well, the other way gets stuck.
         iterations: of the quadratic programming, for each weight.
@@ -57,7 +57,7 @@ def solve_path(
     problem = _Problem(model, data, pairs)
     theta = problem.start
     for weight in weights:
-        s = float(problem.quotients(theta).abs().max())
+        s = problem.lipschitz(theta)
         found = minimize(
             lambda z, weight=weight: problem.objective(z, weight),
             np.append(theta.numpy(), s),
@@ -68,8 +68,7 @@ def solve_path(
         )
         theta = torch.tensor(found.x[:-1])
         problem.load(theta)
-        lipschitz = float(problem.quotients(theta).abs().max())
-        yield Solution(weight, theta, float(problem.risk(theta)), lipschitz, bool(found.success))
+        yield Solution(weight, theta, float(problem.risk(theta)), problem.lipschitz(theta), bool(found.success))
 
 
 class _Problem:
@@ -90,8 +89,13 @@ class _Problem:
         return mse_loss(self._outputs(theta, self._x), self._y)
 
     def quotients(self, theta: Tensor) -> Tensor:
-        before, after = self._outputs(theta, self._ends)[:, 0].chunk(2)
-        return (after - before) / self._distance
+        """(f(u) - f(v)) / |u - v|, `(pairs, outputs)`."""
+        before, after = self._outputs(theta, self._ends).chunk(2)
+        scaled: Tensor = (after - before) / self._distance[:, None]
+        return scaled
+
+    def lipschitz(self, theta: Tensor) -> float:
+        return float(sample_norm(self.quotients(theta)).max())
 
     def objective(self, z: np.ndarray, weight: float) -> tuple[float, np.ndarray]:
         theta = torch.tensor(z[:-1], requires_grad=True)
@@ -100,13 +104,20 @@ class _Problem:
         return float(risk.detach()) + weight * z[-1], np.append(gradient.numpy(), weight)
 
     def slack(self, z: np.ndarray) -> np.ndarray:
-        quotients = self.quotients(torch.tensor(z[:-1])).detach().numpy()
-        return np.concatenate([z[-1] - quotients, z[-1] + quotients])
+        quotients = self.quotients(torch.tensor(z[:-1])).detach()
+        one = quotients[:, 0].numpy()
+        if quotients.shape[1] == 1:
+            return np.concatenate([z[-1] - one, z[-1] + one])
+        return np.asarray(z[-1] - sample_norm(quotients).numpy())
 
     def slack_gradient(self, z: np.ndarray) -> np.ndarray:
-        jacobian = self._jacobian(torch.tensor(z[:-1])).detach().numpy()
+        theta = torch.tensor(z[:-1])
+        jacobian = self._jacobian(theta).detach()  # (pairs, outputs, parameters)
         ones = np.ones((len(jacobian), 1))
-        return np.block([[-jacobian, ones], [jacobian, ones]])
+        if jacobian.shape[1] == 1:
+            return np.block([[-jacobian[:, 0].numpy(), ones], [jacobian[:, 0].numpy(), ones]])
+        along = sample_unit(self.quotients(theta).detach())
+        return np.hstack([-torch.einsum("po,pot->pt", along, jacobian).numpy(), ones])
 
     def _outputs(self, theta: Tensor, x: Tensor) -> Tensor:
         sizes = [p.numel() for p in self._parameters.values()]

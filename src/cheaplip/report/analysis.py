@@ -20,9 +20,10 @@ PARTS = (
     Part(
         "Proposition 3: a vanishing weight finds the flattest interpolant",
         "As λ falls to 0, the fit tends to one that meets the data with the smallest Lipschitz constant possible. In one "
-        "dimension that is the largest slope between neighbours, in two that over all pairs (McShane). The column "
-        "ratio is the constant found on the pair set over the smallest possible; in two dimensions the Jacobian between the "
-        "points of the pair set is larger, since the network's features cannot follow the extension exactly.",
+        "dimension that is the largest slope between neighbours, in two that over all pairs (McShane; Kirszbraun, where the "
+        "data have two values). The column ratio is the constant found on the pair set over the smallest possible; in two "
+        "dimensions the Jacobian between the points of the pair set is larger, since the network's features cannot follow "
+        "the extension exactly.",
     ),
     Part(
         "Proposition 4 and Remark 2: a large weight finds the best constant",
