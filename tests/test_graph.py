@@ -37,6 +37,7 @@ SUPPORTED = {
     "number": (lambda net, x: 3 * (net.first(x) / 2) + 1, None),
     "scaled": (lambda net, x: -(net.first(x) * 3) / 2 + 1, lambda a, b: 1.5 * a),
     "shape": (lambda net, x: net.second(net.first(x).view(x.size(0), 2, 2).tanh().flatten(1)), lambda a, b: a * b),
+    "absolute values": (lambda net, x: torch.abs(abs(net.second(net.first(x).abs()))), lambda a, b: a * b),
     "dropout": (lambda net, x: functional.dropout(net.first(x), 0.5, training=net.training), lambda a, b: a),
 }
 

@@ -49,8 +49,13 @@ def test_take_images_of_any_size(shape, outputs, activation, last):
     ]
     for model in networks:
         assert model(torch.zeros(2, *shape)).shape == (2, outputs)
-        assert isinstance(model[-1], nn.Linear if last is None else ACTIVATIONS[last])
-        assert sum(isinstance(layer, ACTIVATIONS[activation]) for layer in model) >= 2
+        assert isinstance(model[-1], nn.Linear if last is None else type(ACTIVATIONS[last]()))
+        assert sum(isinstance(layer, type(ACTIVATIONS[activation]())) for layer in model) >= 2
+
+
+def test_abs_is_the_absolute_value():
+    x = torch.tensor([-2.0, -0.0, 0.5])
+    assert torch.equal(ACTIVATIONS["abs"]()(x), x.abs())
 
 
 def test_without_hidden_layers_it_is_linear():

@@ -94,7 +94,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,
     model: Annotated[str | None, typer.Option(help="mlp, cnn, or package.module:function(input_shape, outputs).")] = None,
     hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 64,64.")] = None,
-    activation: Annotated[str | None, typer.Option(help="relu, sigmoid, tanh, softplus or elu.")] = None,
+    activation: Annotated[str | None, typer.Option(help="relu, sigmoid, tanh, softplus, elu or abs.")] = None,
     output_activation: Annotated[str | None, typer.Option(help="One after the last layer too.")] = None,
     eps: Annotated[float | None, typer.Option(help="Radius of the attacks.")] = None,
     attack_samples: Annotated[int | None, typer.Option(help="Test samples that are attacked.")] = None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -11,12 +12,13 @@ from torch import nn
 
 from .errors import InputError, require_known
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,
     "softplus": nn.Softplus,
     "elu": nn.ELU,
+    "abs": partial(nn.LeakyReLU, -1.0),
 }
 
 
@@ -34,7 +36,8 @@ def mlp(
         input_shape: shape of one input; flattened.
         outputs: number of outputs.
         hidden: widths of the hidden layers; the paper's are 64, 64 (images) and 500, 200, 100 (regression).
-        activation: `softplus`, `relu`, `sigmoid` (the paper's), `tanh`, `elu`. Smooth ones measure better under attack.
+        activation: `softplus`, `relu`, `sigmoid` (the paper's), `tanh`, `elu`, `abs`. Smooth ones measure better under attack;
+            `abs`, |x|, keeps the length of what passes it, and most is proved of it where the certificate is in the penalty.
         output_activation: one after the last layer too; the authors' code has one, which caps the accuracy.
 
     Raises:

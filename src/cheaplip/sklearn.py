@@ -97,7 +97,7 @@ class CLIPClassifier(ClassifierMixin, _CLIPEstimator):  # type: ignore[misc]
         weight: a constant weight instead of the target, which is then not used; 0 for plain training.
         epochs: passes over the samples.
         hidden: widths of the hidden layers.
-        activation: `softplus`, `relu`, `sigmoid`, `tanh` or `elu`.
+        activation: `softplus`, `relu`, `sigmoid`, `tanh`, `elu` or `abs`.
         module: makes a network of your own, `module(input_shape, outputs) -> nn.Module`, from `(n, features)` float32 to
             logits `(n, outputs)`; then `hidden` and `activation` are not used.
         random_state: an int is the seed of `fit`; None for a new one each time.

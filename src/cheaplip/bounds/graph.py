@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +27,9 @@ from .layers import check_forward, has_rule, layer_norm
 Certify = Callable[[Sequence[Layer]], float]
 """An upper bound of the Lipschitz constant of a chain."""
 
-FUNCTIONS: dict[Any, type[nn.Module]] = {
+_absolute = partial(nn.LeakyReLU, -1.0)
+
+FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
     functional.relu: nn.ReLU,
     torch.relu: nn.ReLU,
     "relu": nn.ReLU,
@@ -43,6 +47,9 @@ FUNCTIONS: dict[Any, type[nn.Module]] = {
     functional.tanh: nn.Tanh,
     torch.tanh: nn.Tanh,
     "tanh": nn.Tanh,
+    torch.abs: _absolute,
+    operator.abs: _absolute,
+    "abs": _absolute,
     functional.max_pool2d: nn.MaxPool2d,
     functional.avg_pool2d: nn.AvgPool2d,
     torch.flatten: nn.Flatten,
