@@ -130,8 +130,8 @@ def test_the_gradient_by_vectors_is_that_of_the_matrices(seed, widths, interval)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=0)
     assert [log.tolist() for log in used] == [log.tolist() for log in variables[len(chain.weights) :]]
     if slow.isfinite():
-        for one, other in zip(*(torch.autograd.grad(bound, variables) for bound in (fast, slow)), strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-8)
+        for by_vectors, slowly in zip(*(torch.autograd.grad(bound, variables) for bound in (fast, slow)), strict=True):
+            torch.testing.assert_close(by_vectors, slowly, rtol=1e-6, atol=1e-8)
 
 
 def test_the_gradient_by_vectors_through_symbols_groups_and_contractions():
@@ -149,8 +149,8 @@ def test_the_gradient_by_vectors_through_symbols_groups_and_contractions():
     fast, used = bound_with_gradient(Chain(weights, slopes, [4, 3, 2]), logs)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=0)
     assert not any(log.requires_grad for log in used)
-    for one, other in zip(*(torch.autograd.grad(bound, variables) for bound in (fast, slow)), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-9)
+    for by_vectors, slowly in zip(*(torch.autograd.grad(bound, variables) for bound in (fast, slow)), strict=True):
+        torch.testing.assert_close(by_vectors, slowly, rtol=1e-6, atol=1e-9)
 
 
 def test_weights_that_are_not_finite_prove_nothing():
