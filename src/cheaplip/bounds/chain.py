@@ -58,7 +58,7 @@ def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor
     for i, (module, shape, out) in enumerate(layers):
         if isinstance(module, Reshaping):
             continue
-        weight = _weight(module, shape, out)
+        weight = linear_weight(module, shape, out)
         if weight is not None:
             if weight.numel() > ENTRIES:
                 return None
@@ -87,7 +87,7 @@ def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor
     return Chain(weights, [(low.to(device), high.to(device)) for (low, high), _ in settled], [k for _, k in settled])
 
 
-def _weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
+def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
     """The matrix or symbols of a linear layer; None for any other, and for linear ones better taken as contractions."""
     if type(module).forward not in {kind.forward for kind in (nn.Linear, *get_args(Convolution | BatchNorm | AvgPool))}:
         return None

@@ -88,7 +88,7 @@ def output_gram(
                 return None, barrier
             log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=1e-300).log()
         else:
-            room = 1 - (_gamma(n) * n if outwards else 0.0)
+            room = 1 - (gamma(n) * n if outwards else 0.0)
             shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
             factor, failed = torch.linalg.cholesky_ex(shifted)
             if failed.any():
@@ -117,7 +117,7 @@ def _coupled(half: Tensor, gram: Tensor, root: Tensor, factor: Tensor, outwards:
     # the error of entry (i, j) is at most gamma a_i a_j, with a_i the deviation of A's row i and the length of its S
     reach = half.abs() @ gram.diagonal(dim1=-2, dim2=-1).real.sqrt()[..., None]
     lengths = reach[..., 0] + torch.linalg.vector_norm(s, dim=-2)
-    slack = 4 * rows * _gamma(4 * n) * (1 + condition) * lengths.square()
+    slack = 4 * rows * gamma(4 * n) * (1 + condition) * lengths.square()
     return result + torch.diag_embed(slack).to(result)
 
 
@@ -155,7 +155,7 @@ def verified_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[flo
         largest = torch.linalg.eigvalsh(gram).amax().clamp(min=1e-300)
         for slack in (1e-13, 1e-12, 1e-11, 1e-10, 1e-9):
             square = largest * (1 + n * slack)
-            shifted = square * (1 - _gamma(n) * n) * identity - gram
+            shifted = square * (1 - gamma(n) * n) * identity - gram
             if not torch.linalg.cholesky_ex(shifted).info.any():
                 return float(square.sqrt()) * (1 + 8 * UNIT), gram
     return None
@@ -183,7 +183,7 @@ def _diagonal_congruence(weight: Tensor, sigma: Tensor, outwards: bool, parts: T
     if not outwards:
         return gram
     reach = (weight.abs() * deviation).sum(-1).square()  # the error of entry (i, j) is at most gamma a_i a_j again
-    return gram + torch.diag_embed(_gamma(2 * columns) * reach.shape[-1] * reach).to(gram)
+    return gram + torch.diag_embed(gamma(2 * columns) * reach.shape[-1] * reach).to(gram)
 
 
 def spread(values: Tensor, n: int) -> Tensor:
@@ -191,6 +191,6 @@ def spread(values: Tensor, n: int) -> Tensor:
     return values if len(values) == n else values.repeat_interleave(n // len(values))
 
 
-def _gamma(k: int) -> float:
+def gamma(k: int) -> float:
     """Bound of the relative error of k floating-point operations, complex ones too, with a factor of 8 to spare."""
     return 8 * (k + 64) * UNIT

@@ -1,0 +1,242 @@
+r"""Lip(f) on a box of few inputs, as closely as one likes: the interval of the Jacobian on smaller and smaller cells.
+
+On a convex domain Lip(f) is the largest norm of the Jacobian. Take a cell of centre c and half widths r, and say that on
+all of it the Jacobian of a layer's values z lies in A +- R, entry by entry. Then (mean value theorem)
+
+    z(x) lies in z(c) +- (|A| + R) r          for every x in the cell,
+    the slopes of an activation there lie in m +- s                                              (see `slopes`),
+    the Jacobian after it lies in m A +- (|m| R + s (|A| + R)), and after a weight W in W A +- |W| R.
+
+Where slopes jump, s does not fall with r, and |W| makes much of it. But the Jacobian is linear in each slope by itself and
+its norm convex, so that the norm is largest where each slope is at one end of its interval: the few entries with the widest s
+are taken at either end, one after the other, in branches with an A and an R of their own.
+
+As r falls, this closes in on the Jacobian at c; so splitting the cells that may be the steepest closes in on Lip(f), by
+branch and bound. All in float64, with bounds of the rounding errors added to R and to the half width of z(x).
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .chain import Layer, linear_weight
+from .intervals import Ball, Domain, box_of
+from .layers import Reshaping
+from .multipliers import UNIT, gamma
+from .slopes import derivative, slope_interval
+
+FEW = 4
+"""With more inputs than this there would be too many cells."""
+TOLERANCE = 0.01
+"""The search ends when the bound is at most this share above the largest norm that it has met."""
+CELLS = 2**18
+"""It gives up after about so many cells."""
+AT_ONCE, ENTRIES = 2**11, 2**23
+"""Cells that are split in one round; fewer where a tensor would have more than so many entries."""
+BRANCHES = 2**6
+"""At most so many in a cell."""
+PROBES = 64
+"""Cells a round at whose centres the norm is taken."""
+WIDER = 1e-12
+"""Relative errors of an activation's values, computed to about 1e-15; and of the cells' ends, so that they leave no gap."""
+
+Affine = tuple[Tensor, Tensor]
+"""Weight `(rows, columns)` and bias `(rows,)`, float64."""
+
+
+@dataclass(frozen=True)
+class Subdivision:
+    """What was found, and proved."""
+
+    upper: float  # bound of Lip(f) on the domain
+    largest: float  # norm of the Jacobian at the steepest centre, rounded down
+    steepest: Tensor  # that centre, (inputs,), float64
+
+    @property
+    def close(self) -> bool:
+        """Whether the two have met, but for the tolerance."""
+        return self.upper <= (1 + TOLERANCE) * self.largest
+
+
+@dataclass(frozen=True)
+class _Cells:
+    centre: Tensor  # (cells, inputs)
+    half: Tensor  # (cells, inputs), half widths
+    rise: Tensor  # (cells, inputs), how much f may change along each input, up to a factor of the cell
+    bound: Tensor  # (cells,), of the Jacobian's norm
+
+    def parts(self) -> tuple[Tensor, ...]:
+        """All four."""
+        return self.centre, self.half, self.rise, self.bound
+
+    def __getitem__(self, index: Tensor) -> _Cells:
+        return _Cells(*(part[index] for part in self.parts()))
+
+    def __add__(self, other: _Cells) -> _Cells:
+        return _Cells(*map(torch.cat, zip(self.parts(), other.parts(), strict=True)))
+
+    def halves(self) -> _Cells:
+        """Each cell in two, along the input of the largest rise."""
+        split = nn.functional.one_hot(self.rise.argmax(1), self.half.shape[1])
+        half = self.half * (1 - 0.5 * split)
+        shift = half * split
+        return _Cells(self.centre - shift, half, *self.parts()[2:]) + _Cells(self.centre + shift, half, *self.parts()[2:])
+
+
+@torch.no_grad()
+def subdivide(
+    layers: Sequence[Layer], domain: Domain, *, input_norm: float = 2, output_norm: float = 2, deadline: float = math.inf
+) -> Subdivision | None:
+    """An upper bound of Lip(f) on the domain, and a point at which f is about as steep.
+
+    Args:
+        layers: of a network without branches, each with a rule in `layers`.
+        domain: a box; or a ball, whose cells are those of the box round it that meet it.
+        input_norm: 2 or inf.
+        output_norm: 2 or inf.
+        deadline: `time.monotonic()` at which to stop with what there is.
+
+    Returns:
+        None for more than `FEW` inputs, and for a layer that neither acts entry by entry nor is a matrix.
+    """
+    shape = layers[0][1]
+    if math.prod(shape) > FEW or (steps := _steps(layers)) is None:
+        return None
+    device = next((step[0].device for step in steps if isinstance(step, tuple)), torch.device("cpu"))
+    low, high = (end.reshape(1, -1).to(device) for end in box_of(domain, shape))
+    half, at_once = (high - low) / 2, _at_once(layers, steps)
+    open_cells = _Cells((low + high) / 2, half, half, half.new_full((1,), math.inf))
+    largest, steepest, closed, made = 0.0, open_cells.centre[0], 0.0, 0
+    while len(open_cells.bound) and made < CELLS and time.monotonic() <= deadline:
+        order = open_cells.bound.argsort(descending=True)
+        cells = open_cells[order[:at_once]].halves()
+        cells = cells[_meets(cells.centre, cells.half, domain)]
+        made += len(cells.bound)
+        jacobian = _jacobian(steps, cells.centre, cells.half * (1 + WIDER) + UNIT * cells.centre.abs())
+        rise = torch.linalg.vector_norm(jacobian[0].abs() + jacobian[1], dim=3).amax(1) * cells.half
+        # no part of a cell is steeper than the cell
+        bound = torch.minimum(cells.bound, _norm(*jacobian, input_norm, output_norm))
+        first = bound.topk(min(PROBES, len(bound))).indices
+        middle, radius = _jacobian(steps, cells.centre[first], 0 * cells.half[first])
+        unknown = _norm(middle - middle[:, :1], radius, input_norm, output_norm)  # where the centre is on a kink
+        norms = _norm(middle[:, :1], 0 * radius[:, :1], input_norm, output_norm) - unknown
+        norms = norms * _meets(cells.centre[first], 0 * cells.half[first], domain)
+        if float(norms.amax()) > largest:
+            largest, steepest = float(norms.amax()), cells.centre[first[norms.argmax()]]
+        open_cells = _Cells(cells.centre, cells.half, rise, bound) + open_cells[order[at_once:]]
+        steep = open_cells.bound > (1 + TOLERANCE) * largest
+        closed = max([closed, *open_cells.bound[~steep].tolist()])
+        open_cells = open_cells[steep]
+    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest)
+
+
+def _steps(layers: Sequence[Layer]) -> list[Affine | nn.Module] | None:
+    """The layers as matrices and activations; None if one is neither."""
+    steps: list[Affine | nn.Module] = []
+    for module, shape, out in layers:
+        if isinstance(module, Reshaping):
+            continue
+        weight = linear_weight(module, shape, out)
+        if weight is not None and weight.dim() == 2 and weight.shape == (math.prod(out), math.prod(shape)):
+            bias = copy.deepcopy(module).double().eval()(torch.zeros(1, *shape).to(weight))
+            steps.append((weight, bias.flatten()))
+        elif weight is None and derivative.dispatch(type(module)) is not derivative.dispatch(object):
+            steps.append(copy.deepcopy(module).double().eval())
+        else:
+            return None
+    return steps
+
+
+def _at_once(layers: Sequence[Layer], steps: Sequence[Affine | nn.Module]) -> int:
+    inputs, width = math.prod(layers[0][1]), max(math.prod(out) for _, _, out in layers)
+    branches: int = 2 ** (inputs * sum(_jumps(step) for step in steps if isinstance(step, nn.Module)))
+    return max(1, min(AT_ONCE, ENTRIES // (2 * width * inputs * min(branches, BRANCHES))))
+
+
+def _jacobian(steps: Sequence[Affine | nn.Module], centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """A and R, transposed, `(cells, branches, inputs, outputs)`, for cells of this centre and half width, `(cells, inputs)`."""
+    cells, inputs = centre.shape
+    z, deviation = centre, torch.zeros_like(centre)  # (cells, entries), and the rounding errors of z
+    middle = torch.eye(inputs).to(centre).expand(cells, 1, -1, -1)  # (cells, branches, inputs, entries)
+    radius = torch.zeros_like(middle)
+    for step in steps:
+        if isinstance(step, tuple):
+            (weight, bias), size, rounding = step, step[0].abs(), gamma(step[0].shape[1] + 1)
+            deviation = (deviation + rounding * z.abs()) @ size.T * (1 + rounding) + rounding * bias.abs()
+            radius = (radius + rounding * middle.abs()) @ size.T * (1 + rounding)
+            z, middle = z @ weight.T + bias, middle @ weight.T
+            continue
+        reach = (half[:, None] @ (middle.abs() + radius).amax(1))[:, 0] * (1 + WIDER) + deviation
+        low, high = slope_interval(step, z - reach, z + reach)
+        z, deviation = step(z), deviation * torch.maximum(low.abs(), high.abs())
+        deviation = deviation + WIDER * (1 + z.abs())
+        low, high = _branched(step, low, high, middle)
+        slope, spread = ((low + high) / 2)[:, :, None], ((high - low) / 2)[:, :, None]
+        repeats = slope.shape[1] // middle.shape[1]
+        middle, radius = middle.repeat(1, repeats, 1, 1), radius.repeat(1, repeats, 1, 1)
+        radius = (slope.abs() * radius + spread * (middle.abs() + radius)) * (1 + WIDER) + UNIT * (slope * middle).abs()
+        middle = slope * middle
+    return middle, radius
+
+
+def _branched(step: nn.Module, low: Tensor, high: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+    """Slopes `(cells, branches, entries)`: all branches so far with one kink after the other at its low and its high end."""
+    branches, inputs, entries = middle.shape[1:]
+    count = min(inputs, entries, (BRANCHES // branches).bit_length() - 1) if _jumps(step) else 0
+    width = (high - low) * middle.square().sum(2).amax(1)
+    kinks = width.topk(count, dim=1).indices  # (cells, count)
+    low, high = low[:, None].expand(-1, branches, -1), high[:, None].expand(-1, branches, -1)
+    for kink in kinks.unbind(1):
+        there = nn.functional.one_hot(kink, entries)[:, None].bool()
+        low, high = torch.cat([low, high.where(there, low)], 1), torch.cat([low.where(there, high), high], 1)
+    return low, high
+
+
+def _jumps(step: nn.Module) -> bool:
+    return any(len(set(values)) > 1 for values in derivative(step)[1].values())
+
+
+def _norm(middle: Tensor, radius: Tensor, input_norm: float, output_norm: float) -> Tensor:
+    """The largest operator norm of the matrices in A +- R of any branch, or a little more, `(cells,)`."""
+    norms = _interval_norm(middle.flatten(0, 1), radius.flatten(0, 1), input_norm, output_norm)
+    largest: Tensor = norms.unflatten(0, middle.shape[:2]).amax(1) * (1 + WIDER)
+    return largest
+
+
+def _interval_norm(middle: Tensor, radius: Tensor, input_norm: float, output_norm: float) -> Tensor:
+    largest = middle.abs() + radius
+    norm: Tensor
+    if (input_norm, output_norm) == (2, 2):
+        norm = torch.minimum(_spectral(largest), _spectral(middle) + _spectral(radius))
+    elif input_norm == 2:
+        norm = torch.linalg.vector_norm(largest, dim=1).amax(1)
+    elif output_norm == math.inf:
+        norm = largest.sum(1).amax(1)
+    else:
+        corners = itertools.product((1.0, -1.0), repeat=middle.shape[1])  # of the unit cube: one of them attains the norm
+        images = [torch.tensordot(middle, middle.new_tensor(corner), ([1], [0])).abs() + radius.sum(1) for corner in corners]
+        norm = torch.stack([torch.linalg.vector_norm(image, dim=1) for image in images]).amax(0)
+    return norm
+
+
+def _spectral(matrix: Tensor) -> Tensor:
+    """Largest singular value of `(cells, few, entries)`, from the small Gram matrix."""
+    norm: Tensor = torch.linalg.eigvalsh(matrix @ matrix.mT)[:, -1].clamp(min=0).sqrt()
+    return norm
+
+
+def _meets(centre: Tensor, half: Tensor, domain: Domain) -> Tensor:
+    """Which cells have a point in the domain, `(cells,)`."""
+    if not isinstance(domain, Ball):
+        return torch.ones(len(centre), dtype=torch.bool, device=centre.device)
+    ahead = ((centre - domain.centre.to(centre).flatten()).abs() - half * (1 + WIDER)).clamp(min=0)
+    meets: Tensor = torch.linalg.vector_norm(ahead, dim=1) <= domain.radius * (1 + WIDER)
+    return meets
