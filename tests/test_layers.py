@@ -23,6 +23,7 @@ ORDER = [
     "regularizer",
     "discrepancy",
     "penalties",
+    "losses",
     "models",
     "idx",
     "downloads",

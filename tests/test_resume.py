@@ -27,6 +27,7 @@ CASES = {
     "clip as in the paper": (dense, digits, {"rule": "additive", "ascent": "accepted", "reduction": "max", "power": 1}),
     "best-pgd": (dense, digits, {"method": "clip", "keep": "best-pgd", "eps": 0.5}),
     "batch statistics and dropout": (regularised, digits, {"method": "clip"}),
+    "margin": (dense, digits, {"method": "clip", "margin": 4.0, "saturation": 0.5}),
     "another optimizer": (dense, digits, {"optimizer": "Adam", "optimizer_options": {"betas": [0.8, 0.9]}, "lr": 0.01}),
     "regression": (lambda: dense(inputs=1, outputs=1), curve, {"target": 1.0}),
     "loader": (dense, loader, {"method": "standard"}),
@@ -47,12 +48,12 @@ def interrupt(monkeypatch, step):
     """Ctrl-C in this step of the training."""
     count, loss = 0, Task.loss
 
-    def interrupted(self, outputs, y):
+    def interrupted(self, *batch):
         nonlocal count
         count += 1
         if count == step:
             raise KeyboardInterrupt
-        return loss(self, outputs, y)
+        return loss(self, *batch)
 
     monkeypatch.setattr(Task, "loss", interrupted)
 

@@ -90,6 +90,10 @@ def train(
     reduction: Annotated[str | None, typer.Option(help="Of the pairs' quotients: mean, max (the paper's) or topk.")] = None,
     power: Annotated[int | None, typer.Option(help="Of the quotients: 1 (the paper's) or 2.")] = None,
     certify: Annotated[float | None, typer.Option(help="Share of the certified upper bound's square in the penalty.")] = None,
+    margin: Annotated[float | None, typer.Option(help="Logits' margin that the loss asks for, such as 4.")] = None,
+    saturation: Annotated[
+        float | None, typer.Option(help="In [0, 1): how soon the loss gives samples up, such as 0.5.")
+    ] = None,
     ascent: Annotated[str | None, typer.Option(help="normalized, printed (Algorithm 1) or accepted.")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,
     model: Annotated[str | None, typer.Option(help="mlp, cnn, or package.module:function(input_shape, outputs).")] = None,

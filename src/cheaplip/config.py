@@ -73,11 +73,18 @@ class TrainConfig(BaseModel):
     squared: bool = False
     """For the method weight: |theta|^2 instead of |theta|."""
 
+    margin: FiniteFloat = Field(0.0, ge=0)
+    saturation: FiniteFloat = Field(0.0, ge=0, lt=1)
+    """m and q of `losses.margin_cross_entropy`, for classification; they set in with the weight, over a fifth of the epochs."""
+
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.method != "standard" and (self.target is None) == (self.weight is None):
             got = f"target {self.target} and weight {self.weight}"
             raise InputError("a target or a constant weight, one of the two", got, "Set the other to None.")
+        if self.method == "standard" and (self.margin or self.saturation):
+            do = "They set in with the weight: use plain cross-entropy, or another method."
+            raise InputError("a method with a weight for a margin or a saturation", "'standard'", do)
         if self.update == "minibatch" and self.rule != "additive":
             do = "Its small steps average over the minibatches; the multiplicative rule is made for one update an epoch."
             raise InputError("rule='additive' for update='minibatch'", repr(self.rule), do)

@@ -10,12 +10,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, mse_loss
+from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
 from .config import TrainConfig
 from .data import Dataset
 from .errors import InputError, one_line
+from .losses import margin_cross_entropy
 from .norms import all_finite
 from .pairs import PairSet
 from .quotient import forward
@@ -117,10 +118,14 @@ class Task:
     pair_inputs: Tensor | None  # (n, *input)
     domain: tuple[float, float] | None
     classification: bool
+    margin: float = 0.0
+    saturation: float = 0.0
 
-    def loss(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Mean cross-entropy for class labels, mean squared error for real ones."""
-        return cross_entropy(outputs, y) if self.classification else mse_loss(outputs, y)
+    def loss(self, outputs: Tensor, y: Tensor, share: float = 0.0) -> Tensor:
+        """Mean cross-entropy for class labels, with a share of margin and saturation; mean squared error for real ones."""
+        if not self.classification:
+            return mse_loss(outputs, y)
+        return margin_cross_entropy(outputs, y, margin=share * self.margin, saturation=share * self.saturation)
 
     def chance(self, outputs: Tensor, y: Tensor) -> float:
         """What a constant network would lose on a batch: log(number of classes), or the variance of y."""
@@ -169,7 +174,9 @@ def make_task(
     if config.keep == "best-pgd" and not (task.classification and task.validation):
         do = "Give validation samples, or keep the last epoch."
         raise InputError("classification with a validation part for keep='best-pgd'", "neither or one", do)
-    return task
+    if not task.classification and (config.margin or config.saturation):
+        raise InputError("classes for a margin or a saturation", "real values", "Leave both at 0.")
+    return replace(task, margin=config.margin, saturation=config.saturation)
 
 
 def _tensor_task(

@@ -133,6 +133,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     """One pass over the fitting part, then the discrepancy principle; returns the epoch's record."""
     epoch, started = state.epoch + 1, time.perf_counter()
     weight, lr = state.principle.weight, state.scheduler.get_last_lr()[0]
+    share = margin_share(state.history, config.epochs)
     # sums stay on the device: reading a number every step would make a GPU wait
     loss_sum, right, penalty_sum = torch.zeros(3, device=accelerator.device).unbind()
     seen = penalised = 0
@@ -142,7 +143,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
         state.penalty.redraw()
     for x, y in task.batches.epoch(epoch):
         outputs = network(x)
-        loss = task.loss(outputs, y)
+        loss = task.loss(outputs, y, share)
         objective, weight = loss, state.principle.weight
         if weight > 0:
             penalty = state.penalty()
@@ -183,6 +184,15 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
         "skipped_steps": state.penalty.skipped,
         "seconds": time.perf_counter() - started,
     }
+
+
+def margin_share(history: list[dict[str, Any]], epochs: int) -> float:
+    """How much of margin and saturation is in the loss: from 0 to 1 over the first fifth of the epochs with a weight.
+
+    Before, the network would not reach the target: with a margin that it is far from, the loss saturates.
+    """
+    weighted = sum(bool(row["weight"] > 0) for row in history)
+    return min(5 * weighted / epochs, 1.0)
 
 
 def _validate(model: nn.Module, task: Task, config: TrainConfig, epoch: int) -> dict[str, float | None]:
