@@ -152,7 +152,10 @@ def lipschitz_by_regions(model):
 
 
 def lipsdp_neuron(weights, low, high):
-    """The optimum of the semidefinite programme of LipSDP-Neuron, by an interior-point solver: not a proof itself."""
+    """The optimum of the semidefinite programme of LipSDP-Neuron, by an interior-point solver: not a proof itself.
+
+    Slopes are one number for all neurons, or a vector for each layer.
+    """
     import cvxpy
 
     widths = [weights[0].shape[1], *(weight.shape[0] for weight in weights[:-1])]
@@ -163,7 +166,8 @@ def lipsdp_neuron(weights, low, high):
     for i, weight in enumerate(weights[:-1]):
         multipliers = cvxpy.diag(cvxpy.Variable(widths[i + 1], nonneg=True))
         before, after = weight @ select[i], select[i + 1]
-        product = (after - low * before).T @ multipliers @ (high * before - after)
+        least, most = (np.diag(np.broadcast_to(end[i] if isinstance(end, tuple) else end, len(weight))) for end in (low, high))
+        product = (after - least @ before).T @ multipliers @ (most @ before - after)
         matrix = matrix - product - product.T
     out = weights[-1] @ select[-1]
     problem = cvxpy.Problem(cvxpy.Minimize(square), [matrix - out.T @ out >> 0])

@@ -84,13 +84,28 @@ def test_slopes_in_a_ball_or_box_stay_below_the_bound_there(seed, radius, act):
                    for point in bracket.witness)  # fmt: skip
 
 
-def test_a_small_ball_knows_the_slopes():
-    model = nn.Sequential(nn.Linear(3, 20), nn.ReLU(), nn.Linear(20, 2)).double()
-    centre = torch.randn(3).double()
+@pytest.mark.parametrize("inputs", [3, 20])  # by subdivision, by multipliers
+def test_a_small_ball_knows_the_slopes(inputs):
+    model = nn.Sequential(nn.Linear(inputs, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 2)).double()
+    centre = torch.randn(inputs).double()
     jacobian = torch.func.jacrev(model)(centre)
-    found = upper_bound(model, (3,), domain=Ball(centre, 1e-5))
+    found = upper_bound(model, (inputs,), domain=Ball(centre, 1e-5))
     assert found.value == pytest.approx(torch.linalg.matrix_norm(jacobian, 2).item(), rel=1e-3)
     assert "1e-05 of a point" in found.scope
+
+
+def test_the_larger_the_ball_the_more_slopes_there_are():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 2))
+    centre = torch.randn(20)
+    bounds = [upper_bound(model, (20,), domain=Ball(centre, radius)).value for radius in (0.01, 0.1, 0.3, 1.0)]
+    assert bounds == sorted(bounds)
+    assert bounds[-1] < upper_bound(model, (20,)).value
+    assert bounds[0] < 0.8 * bounds[-1]
+
+
+def test_refuses_domains_that_are_none():
+    model, centre = nn.Linear(3, 2), torch.zeros(3)
     for domain in (Ball(centre, -1.0), Ball(centre, math.inf), (1.0, 0.0), (0.0, math.nan), Ball(torch.zeros(2), 1.0)):
         with pytest.raises(InputError):
             upper_bound(model, (3,), domain=domain)

@@ -64,7 +64,7 @@ def _form(chain: Chain, log_multipliers: Sequence[Tensor], passed: Sequence[Pass
         edge = torch.vdot(s.to(inner), inner @ s.to(inner)).real
         edge = edge + _change(_form(chain, log_multipliers, passed[:-1], s.detach(), block))
         return edge * (spread(radius.square() * torch.exp(-log), len(square)) * square).sum()
-    t, q = spread(log, n).exp(), middle * p
+    t, q = spread(log.exp() * (radius > 0), n), middle * p
     with torch.no_grad():
         root, moved = t.sqrt(), step.gram @ q
         solved = torch.cholesky_solve((root * moved)[:, None], step.factor)[:, 0]
@@ -72,7 +72,7 @@ def _form(chain: Chain, log_multipliers: Sequence[Tensor], passed: Sequence[Pass
         s = q + t * y
         constant = 2 * (y @ s)
     energy = 2 * (q @ y) + t @ y.square() + _form(chain, log_multipliers, passed[:-1], s, 0) - constant
-    return energy + (radius.square() / t * square).sum()
+    return energy + (spread(radius.square() * torch.exp(-log), len(square)) * square).sum()
 
 
 def _change(value: Tensor) -> Tensor:

@@ -81,7 +81,8 @@ def output_gram(
         weight, part = weights[i + 1], parts[i + 1] if parts else None
         middle, radius = (low + high) / 2, (high - low) / 2
         n = gram.shape[-1]
-        root, contraction = spread(log_t, n).div(2).exp(), not middle.any()
+        # an entry of one slope alone says nothing that an inequality would add to: its multiplier is 0
+        root, contraction = spread(log_t.div(2).exp() * (radius > 0), n), not middle.any()
         factor = None
         if passed is not None and contraction:
             if not gram.isfinite().all():  # weights that have diverged
@@ -96,8 +97,11 @@ def output_gram(
             barrier = barrier - 2 * factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
         if passed is not None:
             passed.append(Passed(log_t, gram, factor))
-        added = radius.square() * torch.exp(-log_t)
-        before, gram = gram, _diagonal_congruence(weight, added * (1 + 16 * UNIT) if outwards else added, outwards, part)
+        deviation = radius * torch.exp(-log_t / 2)  # not the root of a square: where r = 0 that has no derivative
+        before, gram = (
+            gram,
+            _diagonal_congruence(weight, deviation * (1 + 16 * UNIT) if outwards else deviation, outwards, part),
+        )
         if factor is not None and not contraction:
             gram = gram + _coupled(weight * middle, before, root, factor, outwards)
     return gram, barrier
@@ -170,14 +174,14 @@ def proved_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[float
     return None
 
 
-def _diagonal_congruence(weight: Tensor, sigma: Tensor, outwards: bool, parts: Tensor | None = None) -> Tensor:
-    """W diag(sigma) W^H, sigma spread over runs of columns."""
+def _diagonal_congruence(weight: Tensor, deviation: Tensor, outwards: bool, parts: Tensor | None = None) -> Tensor:
+    """W diag(deviation^2) W^H, the deviation spread over runs of columns."""
     if parts is not None:
-        runs = spread(sigma, len(parts)) if len(sigma) < len(parts) else sigma
-        combined: Tensor = torch.tensordot(runs, parts, 1)
+        runs = spread(deviation, len(parts)) if len(deviation) < len(parts) else deviation
+        combined: Tensor = torch.tensordot(runs.square(), parts, 1)
         return combined
     columns = weight.shape[-1]
-    deviation = spread(sigma, columns).sqrt()
+    deviation = spread(deviation, columns)
     half = weight * deviation
     gram: Tensor = half @ half.mH
     if not outwards:
