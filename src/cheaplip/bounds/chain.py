@@ -109,13 +109,12 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
 
 
 def _step(module: nn.Module, shape: Shape, out: Shape, interval: tuple[Tensor, Tensor] | None) -> _Step:
-    constant = layer_norm(module, shape)
     if derivative.dispatch(type(module)) is not derivative.dispatch(object):
         slopes = slope_interval(module, *interval) if interval is not None else slope_interval(module)
         low, high = (slope.flatten() if slope.dim() else slope for slope in slopes)
         return _Step((low, high), True, math.prod(shape))
     channelwise = isinstance(module, MaxPool | AvgPool | nn.AdaptiveAvgPool2d)
-    return _contraction(constant, shape if channelwise else (1,))
+    return _contraction(layer_norm(module, shape), shape if channelwise else (1,))
 
 
 def _contraction(constant: float, shape: Shape) -> _Step:
