@@ -20,8 +20,13 @@ SHORT = {key: value for key, value in QUICK.items() if key not in ("data", "targ
 
 def test_the_tables_of_each_experiment():
     assert EXPERIMENTS == {
-        "mnist": ["mnist-default", "mnist-paper", "mnist-certified", "mnist-wide"],
-        "fashion-mnist": ["fashion-mnist-mlp", "fashion-mnist-certified", "fashion-mnist-cnn"],
+        "mnist": ["mnist-default", "mnist-paper", "mnist-certified", "mnist-certified-wide", "mnist-wide"],
+        "fashion-mnist": [
+            "fashion-mnist-mlp",
+            "fashion-mnist-certified",
+            "fashion-mnist-certified-wide",
+            "fashion-mnist-cnn",
+        ],
     }
 
 

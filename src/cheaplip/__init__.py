@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
     from .data import Dataset
     from .discrepancy import DiscrepancyPrinciple
+    from .losses import margin_cross_entropy
     from .pairs import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
     from .quotient import difference_quotient
     from .regularizer import LipschitzRegularizer
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate_robustness",
     "fit",
     "lipschitz_bracket",
+    "margin_cross_entropy",
     "matched_pairs",
     "perturbed_pairs",
     "uniform_pairs",
@@ -48,6 +50,7 @@ _HOMES = {
     "config": ("TrainConfig",),
     "data": ("Dataset",),
     "discrepancy": ("DiscrepancyPrinciple",),
+    "losses": ("margin_cross_entropy",),
     "pairs": ("PairSet", "matched_pairs", "perturbed_pairs", "uniform_pairs"),
     "quotient": ("difference_quotient",),
     "regularizer": ("LipschitzRegularizer",),
