@@ -49,7 +49,7 @@ and above 4 a class may be given up."""
 
 def slow(target: float, activation: str) -> Settings:
     """CLIP with a certificate and margins, for twice the usual time."""
-    clip = SEVEN[f"clip-{100 * target:g}"]
+    clip = {"method": "clip", "target": target}
     return {**clip, **MARGIN, "activation": activation, "certify": 0.3, "epochs": 60, "lr": 0.05}
 
 
