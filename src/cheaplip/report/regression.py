@@ -104,7 +104,8 @@ NEEDS = {"panels": ("sigmoid", "squared", "linear"), "discrepancy": ("linear", "
 
 LEAD = (
     "A curve through noisy data with gaps. How does the weight λ of the Lipschitz penalty shape the fit, how steep does it "
-    "become, and does it oscillate where there are no data?"
+    "become, and does it oscillate where there are no data? The table has a lower and a proved upper end of each fit's "
+    "Lipschitz constant on [-4, 4]."
 )
 TEXTS = {
     "panels": (
