@@ -184,9 +184,9 @@ def measure(model: nn.Module, data: tuple[Tensor, Tensor], settings: Settings) -
     """Risk, error, constants and oscillation of one fit.
 
     `lipschitz` is the largest slope between neighbours of the fine grid, in float64: in one dimension the true constant on
-    [-4, 4], up to the grid; `lipschitz_lower` and `lipschitz_upper` are its bracket there, proved. The oscillation in the gaps is the total variation there, where the truth is constant;
-    `gap_error` the largest distance from it. `pairs_share` is the largest quotient of a fresh X_Lip, in units of
-    `lipschitz`: the mean over 100 of them.
+    [-4, 4], up to the grid; `lipschitz_lower` and `lipschitz_upper` are its bracket there, proved. The oscillation in the
+    gaps is the total variation there, where the truth is constant; `gap_error` the largest distance from it. `pairs_share`
+    is the largest quotient of a fresh X_Lip, in units of `lipschitz`: the mean over 100 of them.
     """
     x, y = data
     grid = torch.linspace(LOW, HIGH, settings.fine_grid, dtype=torch.float64)[:, None]
