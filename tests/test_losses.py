@@ -73,13 +73,18 @@ def test_fit_takes_the_loss_once_there_is_a_weight():
     without = sum(weight == 0 for _, weight in plain)
     assert 3 <= without < 7
     assert plain[: without + 1] == with_margin[: without + 1]  # the share is 0 in the first epoch with a weight
-    full = [loss for loss, _ in with_margin[without + 2 :]]
-    assert all(1 < loss < 2 for loss in full)  # a margin of 4 is out of reach, 1 / q = 2 the most that is lost
+    pairs = list(zip(with_margin, plain, strict=True))[without + 2 :]
+    assert all(2 > loss > 2 * usual for (loss, _), (usual, _) in pairs)  # 1 / q = 2 is the most that is lost
 
 
 def test_refuses_a_margin_where_it_has_no_meaning():
     with pytest.raises(InputError, match="a method with a weight"):
         configure(method="standard", margin=1.0)
+    with pytest.raises(InputError, match="a method with a weight"):
+        configure(weight=0.0, margin=1.0)
+    for margin, saturation in ((-1.0, 0.0), (math.inf, 0.0), (1.0, 1.0), (1.0, -0.1)):
+        with pytest.raises(InputError, match="a margin >= 0 and a saturation in"):
+            margin_cross_entropy(*batch(0), margin=margin, saturation=saturation)
     with pytest.raises(InputError, match="a valid saturation"):
         configure(saturation=1.0)
     x = torch.rand(40, 3)

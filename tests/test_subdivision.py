@@ -137,7 +137,11 @@ def test_pairs_of_classes_keep_their_own_bounds():
     model = network(2, 3, nn.Tanh)
     bound = upper_bound(model, (2,), domain=(-1.0, 1.0), pairwise=True)
     assert bound.method == SUBDIVISION
-    assert bound.pairwise.shape == (3, 3)
+    u, v = 2 * torch.rand(2, 500, 2).double() - 1
+    rises = in_float64(model)(u) - in_float64(model)(v)
+    for i, j in itertools.combinations(range(3), 2):
+        quotients = (rises[:, i] - rises[:, j]).abs() / (u - v).norm(dim=1)
+        assert quotients.max() <= bound.pairwise[i, j] <= math.sqrt(2) * upper_bound(model, (2,)).value * (1 + 1e-6)
 
 
 def test_a_kink_at_a_centre_is_no_derivative():

@@ -75,16 +75,17 @@ class TrainConfig(BaseModel):
 
     margin: FiniteFloat = Field(0.0, ge=0)
     saturation: FiniteFloat = Field(0.0, ge=0, lt=1)
-    """m and q of `losses.margin_cross_entropy`, for classification; they set in with the weight, over a fifth of the epochs."""
+    """m and q of `losses.margin_cross_entropy`, for classification; they set in with the weight, over a fifth of the epochs.
+    The training loss in the history is then this one."""
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
         if self.method != "standard" and (self.target is None) == (self.weight is None):
             got = f"target {self.target} and weight {self.weight}"
             raise InputError("a target or a constant weight, one of the two", got, "Set the other to None.")
-        if self.method == "standard" and (self.margin or self.saturation):
-            do = "They set in with the weight: use plain cross-entropy, or another method."
-            raise InputError("a method with a weight for a margin or a saturation", "'standard'", do)
+        if (self.method == "standard" or self.weight == 0) and (self.margin or self.saturation):
+            do = "They set in with the weight: use plain cross-entropy, or a weight."
+            raise InputError("a method with a weight for a margin or a saturation", f"{self.method!r} and {self.weight}", do)
         if self.update == "minibatch" and self.rule != "additive":
             do = "Its small steps average over the minibatches; the multiplicative rule is made for one update an epoch."
             raise InputError("rule='additive' for update='minibatch'", repr(self.rule), do)

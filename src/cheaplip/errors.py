@@ -32,6 +32,14 @@ class DivergenceError(CheaplipError, RuntimeError):
         super().__init__(f"training diverged in epoch {epoch}: {quantity} is not finite. {do}")
 
 
+class ContradictionError(CheaplipError, RuntimeError):
+    """A lower end above the upper one: a rule for a layer is wrong, of the user's or of cheaplip's."""
+
+    def __init__(self, lower: float, found_by: str, upper: float, proved_by: str) -> None:
+        do = "Check the rules that you have registered; without any, please report the network."
+        super().__init__(f"lower {lower:.6g} ({found_by}) is above upper {upper:.6g} ({proved_by}). {do}")
+
+
 def one_line(error: BaseException) -> str:
     """Its message on one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

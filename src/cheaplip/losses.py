@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
+
+from .errors import InputError
 
 
 def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation: float) -> Tensor:
@@ -23,6 +27,9 @@ def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation
         margin: m >= 0, in units of the logits.
         saturation: q in [0, 1).
 
+    Raises:
+        InputError: a margin or a saturation outside its range.
+
     Source: margin: Tsuzuku, Sato, Sugiyama 2018 (there it is the Lipschitz constant times a radius); saturation:
     generalised cross-entropy, Zhang and Sabuncu 2018.
 
@@ -31,8 +38,11 @@ def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation
         >>> float(margin_cross_entropy(logits, torch.tensor([0]), margin=2.0, saturation=0.5))  # p = 1/2
         0.5857864618301392
     """
+    if not 0 <= margin < math.inf or not 0 <= saturation < 1:
+        got = f"margin {margin} and saturation {saturation}"
+        raise InputError("a margin >= 0 and a saturation in [0, 1)", got, "Try 8 and 0.3.")
     if margin:
-        logits = logits - margin * one_hot(y, logits.shape[1])
+        logits = logits - margin * one_hot(y, logits.shape[1]).to(logits)
     if not saturation:
         return cross_entropy(logits, y)
     log_p = -cross_entropy(logits, y, reduction="none")

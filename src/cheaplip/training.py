@@ -133,7 +133,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     """One pass over the fitting part, then the discrepancy principle; returns the epoch's record."""
     epoch, started = state.epoch + 1, time.perf_counter()
     weight, lr = state.principle.weight, state.scheduler.get_last_lr()[0]
-    share = margin_share(state.history, config.epochs)
+    share = margin_share(state.history, config.epochs) if weight > 0 else 0.0
     # sums stay on the device: reading a number every step would make a GPU wait
     loss_sum, right, penalty_sum = torch.zeros(3, device=accelerator.device).unbind()
     seen = penalised = 0
@@ -187,7 +187,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
 
 
 def margin_share(history: list[dict[str, Any]], epochs: int) -> float:
-    """How much of margin and saturation is in the loss: from 0 to 1 over the first fifth of the epochs with a weight.
+    """How much of margin and saturation is in the loss: from 0 to 1 over as many epochs with a weight as a fifth of all.
 
     Before, the network would not reach the target: with a margin that it is far from, the loss saturates.
     """

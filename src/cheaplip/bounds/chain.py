@@ -21,7 +21,7 @@ from torch.func import functional_call
 from .convolutions import Convolution, Shape, symbol_entries, symbols
 from .layers import AvgPool, BatchNorm, MaxPool, Reshaping, batch_norm_scale, layer_norm, linear_part
 from .multipliers import Chain, Slopes
-from .slopes import derivative, slope_interval
+from .slopes import acts_entrywise, slope_interval
 
 DENSE_ROWS = 1024
 """A convolution with more outputs than this is not written as a matrix."""
@@ -109,7 +109,7 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
 
 
 def _step(module: nn.Module, shape: Shape, out: Shape, interval: tuple[Tensor, Tensor] | None) -> _Step:
-    if derivative.dispatch(type(module)) is not derivative.dispatch(object):
+    if acts_entrywise(module):
         slopes = slope_interval(module, *interval) if interval is not None else slope_interval(module)
         low, high = (slope.flatten() if slope.dim() else slope for slope in slopes)
         return _Step((low, high), True, math.prod(shape))

@@ -57,7 +57,7 @@ def _form(chain: Chain, log_multipliers: Sequence[Tensor], passed: Sequence[Pass
     middle, radius = (low + high) / 2, (high - low) / 2
     n = step.gram.shape[-1]
     if step.factor is None:  # a contraction: m = 0, its multipliers divided by lambda_max(T^{1/2} G T^{1/2})
-        root = spread(log, n).div(2).exp()
+        root = spread(log.div(2).exp() * (radius > 0), n)
         top, block = _steepest(root.detach()[:, None] * step.gram * root.detach())
         inner = step.gram[block] if step.gram.dim() == 3 else step.gram
         s = root * top

@@ -65,6 +65,7 @@ class Bound:
 
     scale: float
     layers: tuple[Layer, ...] = ()
+    alone: bool = False  # the value is what the chain makes of the network's input, with no constant added on the way
 
     def then(self, module: nn.Module, shape: Shape, out: Shape) -> Bound:
         """After one more layer."""
@@ -154,7 +155,7 @@ class _Walk(fx.Interpreter):
 
     def _bound(self, n: Any, result: Any) -> Bound | None:
         if n.op == "placeholder":
-            return Bound(1.0)
+            return Bound(1.0, alone=True)
         if n.op == "output":
             self.last = n.args[0]
             return None
@@ -194,7 +195,7 @@ class _Walk(fx.Interpreter):
             return inputs[0].then(module, shapes[0], out)
         elif kind in ("add", "sub", "iadd", "isub") and not n.kwargs and all(shape == out for shape in shapes):
             if len(moving) == 1:
-                return inputs[0]  # a constant moves nothing
+                return replace(inputs[0], alone=False)  # a constant moves no difference
             return Bound(sum(self.bounds[arg].closed(self._certify).scale for arg in moving))
         elif kind in ("mul", "truediv", "neg") and len(moving) == 1 and n.args[0] in self.bounds:
             factor = -1.0 if kind == "neg" else args[1]

@@ -6,7 +6,6 @@ monotone activations the ends. In float64, widened by `WIDER` at each layer for 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +15,8 @@ from torch import Tensor, nn
 
 from ..errors import InputError
 from .chain import Layer
-from .layers import Linear, MaxPool, Reshaping, absolute
-from .slopes import derivative, slope_interval
+from .layers import Linear, MaxPool, Reshaping, absolute, exact_copy
+from .slopes import acts_entrywise, slope_interval
 
 WIDER = 1e-9
 """Share of the largest end by which intervals are widened after each layer."""
@@ -43,7 +42,7 @@ def box_of(domain: Domain, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
             raise InputError("a ball of finite radius > 0", radius, "Give a positive radius.")
         low, high = centre.double() - radius, centre.double() + radius
     else:
-        low, high = (torch.as_tensor(end).double() for end in domain)
+        low, high = (torch.as_tensor(end, dtype=torch.float64) for end in domain)  # 0.7 is no float32
     try:
         low, high = (end.expand(shape)[None] for end in torch.broadcast_tensors(low.detach(), high.detach()))
     except RuntimeError:
@@ -57,7 +56,7 @@ def box_of(domain: Domain, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def projected(x: Tensor, domain: Domain) -> Tensor:
     """The nearest points of the domain, `(..., *input)`."""
     if not isinstance(domain, Ball):
-        return x.clamp(*(torch.as_tensor(end).to(x) for end in domain))
+        return x.clamp(*(torch.as_tensor(end, dtype=torch.float64).to(x) for end in domain))
     offset = x - domain.centre.to(x)
     axes = tuple(range(-domain.centre.dim(), 0))
     length = torch.linalg.vector_norm(offset, dim=axes or None, keepdim=True) if axes else offset.abs()
@@ -86,7 +85,7 @@ def layer_inputs(layers: Sequence[Layer], domain: Domain) -> list[tuple[Tensor, 
         if isinstance(layer, Reshaping):
             low, high = low.reshape(1, *out), high.reshape(1, *out)
             continue
-        if not isinstance(layer, Linear | MaxPool) and derivative.dispatch(type(layer)) is derivative.dispatch(object):
+        if not isinstance(layer, Linear | MaxPool) and not acts_entrywise(layer):
             break
         low, high = _through(layer, low, high, ball)
         ball = None
@@ -97,7 +96,7 @@ def layer_inputs(layers: Sequence[Layer], domain: Domain) -> list[tuple[Tensor, 
 
 def _through(layer: nn.Module, low: Tensor, high: Tensor, ball: Ball | None) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
-        f = copy.deepcopy(layer).double().eval()
+        f = exact_copy(layer)
         if isinstance(layer, Linear):
             centre, radius = f((low + high) / 2), absolute(layer)((high - low) / 2)
             if ball is not None and isinstance(layer, nn.Linear):
@@ -106,7 +105,7 @@ def _through(layer: nn.Module, low: Tensor, high: Tensor, ball: Ball | None) -> 
                 radius = torch.minimum(radius, ball.radius * squares(torch.ones_like(low)).sqrt())
             return centre - radius, centre + radius
         ends = f(low), f(high)
-        if derivative.dispatch(type(layer)) is derivative.dispatch(object):
+        if not acts_entrywise(layer):
             return ends  # max-pooling is monotone
         steepest = torch.maximum(*(end.abs() for end in slope_interval(layer, low, high))) * (high - low)
         rising = slope_interval(layer, low, high)[0] >= 0

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import UnsupportedModuleError
 from .convolutions import Convolution, Shape, convolution_norm
-from .slopes import derivative, slope_interval
+from .slopes import acts_entrywise, derivative, slope_interval
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
@@ -46,7 +46,7 @@ def layer_norm(module: nn.Module, shape: Shape) -> float:
     Raises:
         UnsupportedModuleError: no rule for this type, or not for these settings of it.
     """
-    if derivative.dispatch(type(module)) is not derivative.dispatch(object):
+    if acts_entrywise(module):
         low, high = slope_interval(module)
         return float(torch.maximum(low.abs(), high.abs()))
     why = next((f" ({why})" for kind, why in WITHOUT.items() if isinstance(module, kind)), "")
@@ -61,7 +61,7 @@ def layer_norm(module: nn.Module, shape: Shape) -> float:
 @singledispatch
 def infinity_norm(module: nn.Module, shape: Shape) -> float:
     """The same for the largest-entry norm; without a rule of its own, sqrt(entries) times `layer_norm`."""
-    if derivative.dispatch(type(module)) is not derivative.dispatch(object):
+    if acts_entrywise(module):
         return layer_norm(module, shape)
     return math.sqrt(math.prod(shape)) * layer_norm(module, shape)
 
@@ -173,6 +173,17 @@ def linear_part(module: nn.Module) -> nn.Module:
     if getattr(part, "bias", None) is not None:
         part.bias = nn.Parameter(torch.zeros_like(part.bias)) if isinstance(module, BatchNorm) else None
     result: nn.Module = part
+    return result
+
+
+def exact_copy(module: nn.Module) -> nn.Module:
+    """A float64 copy in evaluation mode that computes what is meant: not in place, and Softplus without its threshold."""
+    copied: Any = copy.deepcopy(module).double().eval().requires_grad_(False)
+    if hasattr(copied, "inplace"):
+        copied.inplace = False
+    if isinstance(copied, nn.Softplus):
+        copied.threshold = 700.0  # where exp still is a number; at torch's 20 the values jump by 2e-9
+    result: nn.Module = copied
     return result
 
 

@@ -96,7 +96,8 @@ def lower_bound(
         pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=deadline, **norms)
         for first, second, n in starts
     ]
-    if (input_norm, output_norm) in JACOBIAN_NORMS:
+    wide = domain is None or bool((low < high).all())  # across an input that is held, f may be steeper
+    if (input_norm, output_norm) in JACOBIAN_NORMS and wide:
         inside = beside if domain is None else projected(beside, domain)
         candidates.append(jacobian_lower_bound(model, inside, input_norm=input_norm, output_norm=output_norm))
     return max(candidates, key=lambda bound: bound.value)

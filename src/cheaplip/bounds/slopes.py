@@ -20,7 +20,9 @@ Derivative = tuple[Callable[[Tensor], Tensor], dict[float, tuple[float, ...]]]
 """The derivative, exact at -inf and inf too, and its (one-sided) values at the points where it jumps or turns."""
 
 WIDER = 1e-12
-"""Slopes that are no whole numbers are widened by this, for the rounding of the derivative itself."""
+"""Slopes are widened by this for the rounding of the derivative, but for whole numbers that are exact."""
+STRAIGHT = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh)
+"""Activations made of straight pieces, whose slopes are numbers of their own; ReLU6 is a Hardtanh."""
 
 
 @singledispatch
@@ -32,6 +34,11 @@ def derivative(module: nn.Module) -> Derivative:
     """
     do = "Register one with cheaplip.bounds.slopes.derivative.register."
     raise UnsupportedModuleError("an activation with known slopes", type(module).__name__, do)
+
+
+def acts_entrywise(module: nn.Module) -> bool:
+    """Whether there is a rule for this activation."""
+    return derivative.dispatch(type(module)) is not derivative.dispatch(object)
 
 
 def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -50,18 +57,25 @@ def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | 
     low = torch.tensor(-math.inf) if low is None else low
     high = torch.tensor(math.inf) if high is None else high
     low, high = low.double(), high.double()
+    if isinstance(module, nn.PReLU) and module.num_parameters > 1:  # which entry has which slope is not known here
+        low, high = torch.full_like(low, -math.inf), torch.full_like(high, math.inf)
     ends = slope(low), slope(high)
     least, largest = torch.minimum(*ends), torch.maximum(*ends)
     for point, values in points.items():
-        inside = (low < point) & (point < high)
+        inside = (low <= point) & (point <= high)
         least = torch.where(inside, least.clamp(max=min(values)), least)
         largest = torch.where(inside, largest.clamp(min=max(values)), largest)
-    least = torch.where(least == least.round(), least, least - WIDER)
-    return least, torch.where(largest == largest.round(), largest, largest + WIDER)
+    exact = torch.full_like(low, isinstance(module, STRAIGHT), dtype=torch.bool) | (low.isinf() & high.isinf())
+    least = torch.where(exact & (least == least.round()), least, least - WIDER)
+    largest = torch.where(exact & (largest == largest.round()), largest, largest + WIDER)
+    if low.isinf().all() and high.isinf().all():
+        return least, largest
+    everywhere = slope_interval(module)
+    return torch.maximum(least, everywhere[0]), torch.minimum(largest, everywhere[1])
 
 
 def _step(at: float, left: float, right: float) -> Derivative:
-    return (lambda x: torch.where(x > at, right, left).to(x)), {at: (left, right)}
+    return (lambda x: torch.where(x > at, x.new_tensor(right), x.new_tensor(left))), {at: (left, right)}
 
 
 @derivative.register

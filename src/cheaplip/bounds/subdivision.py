@@ -17,7 +17,6 @@ branch and bound. All in float64, with bounds of the rounding errors added to R 
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 import time
@@ -29,16 +28,16 @@ from torch import Tensor, nn
 
 from .chain import Layer, linear_weight
 from .intervals import Ball, Domain, box_of
-from .layers import Reshaping
+from .layers import BatchNorm, Reshaping, exact_copy
 from .multipliers import UNIT, gamma
-from .slopes import derivative, slope_interval
+from .slopes import acts_entrywise, derivative, slope_interval
 
 FEW = 4
 """With more inputs than this there would be too many cells."""
 TOLERANCE = 0.01
 """The search ends when the bound is at most this share above the largest norm that it has met."""
-CELLS = 2**18
-"""It gives up after about so many cells."""
+CELLS, WORK = 2**18, 2**37
+"""It gives up after about so many cells, or multiplications: a minute of one core."""
 AT_ONCE, ENTRIES = 2**11, 2**23
 """Cells that are split in one round; fewer where a tensor would have more than so many entries."""
 BRANCHES = 2**6
@@ -46,10 +45,10 @@ BRANCHES = 2**6
 PROBES = 64
 """Cells a round at whose centres the norm is taken."""
 WIDER = 1e-12
-"""Relative errors of an activation's values, computed to about 1e-15; and of the cells' ends, so that they leave no gap."""
+"""Relative errors of an activation's values, computed to about 1e-15, and of the half widths of cells."""
 
-Affine = tuple[Tensor, Tensor]
-"""Weight `(rows, columns)` and bias `(rows,)`, float64."""
+SMOOTH = 1e-6
+"""A centre counts as off the kinks if what its Jacobian may be differs by less than this share."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Subdivision:
 
     upper: float  # bound of Lip(f) on the domain
     largest: float  # norm of the Jacobian at the steepest centre, rounded down
-    steepest: Tensor  # that centre, (inputs,), float64
+    steepest: Tensor | None  # that centre, (inputs,), float64; None if there is none, off all kinks, where f rises
 
     @property
     def close(self) -> bool:
@@ -68,14 +67,14 @@ class Subdivision:
 
 @dataclass(frozen=True)
 class _Cells:
-    centre: Tensor  # (cells, inputs)
-    half: Tensor  # (cells, inputs), half widths
+    low: Tensor  # (cells, inputs)
+    high: Tensor  # (cells, inputs)
     rise: Tensor  # (cells, inputs), how much f may change along each input, up to a factor of the cell
     bound: Tensor  # (cells,), of the Jacobian's norm
 
     def parts(self) -> tuple[Tensor, ...]:
         """All four."""
-        return self.centre, self.half, self.rise, self.bound
+        return self.low, self.high, self.rise, self.bound
 
     def __getitem__(self, index: Tensor) -> _Cells:
         return _Cells(*(part[index] for part in self.parts()))
@@ -84,11 +83,20 @@ class _Cells:
         return _Cells(*map(torch.cat, zip(self.parts(), other.parts(), strict=True)))
 
     def halves(self) -> _Cells:
-        """Each cell in two, along the input of the largest rise."""
-        split = nn.functional.one_hot(self.rise.argmax(1), self.half.shape[1])
-        half = self.half * (1 - 0.5 * split)
-        shift = half * split
-        return _Cells(self.centre - shift, half, *self.parts()[2:]) + _Cells(self.centre + shift, half, *self.parts()[2:])
+        """Each cell in two that share a side, along the input of the largest rise."""
+        split = nn.functional.one_hot(self.rise.argmax(1), self.low.shape[1]).bool()
+        middle = (self.low + self.high) / 2
+        before = _Cells(self.low, self.high.where(~split, middle), self.rise, self.bound)
+        return before + _Cells(self.low.where(~split, middle), self.high, self.rise, self.bound)
+
+    def centre(self) -> Tensor:
+        """A point in the middle, `(cells, inputs)`."""
+        return (self.low + self.high) / 2
+
+    def half(self) -> Tensor:
+        """How far the cell reaches from there, rounded upwards."""
+        centre = self.centre()
+        return torch.maximum(self.high - centre, centre - self.low) * (1 + WIDER)
 
 
 @torch.no_grad()
@@ -98,81 +106,93 @@ def subdivide(
     """An upper bound of Lip(f) on the domain, and a point at which f is about as steep.
 
     Args:
-        layers: of a network without branches, each with a rule in `layers`.
+        layers: all that f consists of, from its input on, each with a rule in `layers`.
         domain: a box; or a ball, whose cells are those of the box round it that meet it.
         input_norm: 2 or inf.
         output_norm: 2 or inf.
         deadline: `time.monotonic()` at which to stop with what there is.
 
     Returns:
-        None for more than `FEW` inputs, and for a layer that neither acts entry by entry nor is a matrix.
+        None for more than `FEW` inputs, a domain without width in one of them, and for a layer that neither acts entry by
+        entry nor is a matrix.
     """
     shape = layers[0][1]
-    if math.prod(shape) > FEW or (steps := _steps(layers)) is None:
+    low, high = (end.reshape(1, -1) for end in box_of(domain, shape))
+    if math.prod(shape) > FEW or not (low < high).all() or (steps := _steps(layers)) is None:
         return None
-    device = next((step[0].device for step in steps if isinstance(step, tuple)), torch.device("cpu"))
-    low, high = (end.reshape(1, -1).to(device) for end in box_of(domain, shape))
-    half, at_once = (high - low) / 2, _at_once(layers, steps)
-    open_cells = _Cells((low + high) / 2, half, half, half.new_full((1,), math.inf))
-    largest, steepest, closed, made = 0.0, open_cells.centre[0], 0.0, 0
-    while len(open_cells.bound) and made < CELLS and time.monotonic() <= deadline:
+    device = next((step.weight.device for step in steps if isinstance(step, _Affine)), torch.device("cpu"))
+    low, high = low.to(device), high.to(device)
+    norms = {"input_norm": input_norm, "output_norm": output_norm}
+    at_once, most = _cells_allowed(layers, steps)
+    open_cells = _Cells(low, high, high - low, low.new_full((1,), math.inf))
+    largest, steepest, closed, made = 0.0, None, 0.0, 0
+    while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
         order = open_cells.bound.argsort(descending=True)
         cells = open_cells[order[:at_once]].halves()
-        cells = cells[_meets(cells.centre, cells.half, domain)]
+        cells = cells[_meets(cells.centre(), cells.half(), domain)]
         made += len(cells.bound)
-        jacobian = _jacobian(steps, cells.centre, cells.half * (1 + WIDER) + UNIT * cells.centre.abs())
-        rise = torch.linalg.vector_norm(jacobian[0].abs() + jacobian[1], dim=3).amax(1) * cells.half
+        middle, radius = _jacobian(steps, cells.centre(), cells.half())
+        rise = torch.linalg.vector_norm(middle.abs() + radius, dim=3).amax(1) * cells.half()
+        bound = _norm(middle, radius, **norms).nan_to_num(nan=math.inf)  # of values too large for float64
         # no part of a cell is steeper than the cell
-        bound = torch.minimum(cells.bound, _norm(*jacobian, input_norm, output_norm))
-        first = bound.topk(min(PROBES, len(bound))).indices
-        middle, radius = _jacobian(steps, cells.centre[first], 0 * cells.half[first])
-        unknown = _norm(middle - middle[:, :1], radius, input_norm, output_norm)  # where the centre is on a kink
-        norms = _norm(middle[:, :1], 0 * radius[:, :1], input_norm, output_norm) - unknown
-        norms = norms * _meets(cells.centre[first], 0 * cells.half[first], domain)
-        if float(norms.amax()) > largest:
-            largest, steepest = float(norms.amax()), cells.centre[first[norms.argmax()]]
-        open_cells = _Cells(cells.centre, cells.half, rise, bound) + open_cells[order[at_once:]]
+        cells = _Cells(cells.low, cells.high, rise.nan_to_num(nan=math.inf), torch.minimum(cells.bound, bound))
+        centres = cells.centre()[cells.bound.topk(min(PROBES, len(bound))).indices]
+        attained = _attained(steps, centres, **norms) * _meets(centres, 0 * centres, domain)
+        if float(attained.amax()) > largest:
+            largest, steepest = float(attained.amax()), centres[attained.argmax()]
+        open_cells = cells + open_cells[order[at_once:]]
         steep = open_cells.bound > (1 + TOLERANCE) * largest
         closed = max([closed, *open_cells.bound[~steep].tolist()])
         open_cells = open_cells[steep]
     return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest)
 
 
-def _steps(layers: Sequence[Layer]) -> list[Affine | nn.Module] | None:
+@dataclass(frozen=True)
+class _Affine:
+    weight: Tensor  # (rows, columns), float64
+    bias: Tensor  # (rows,)
+    size: Tensor  # (rows,), of the numbers that the bias was computed from
+
+
+def _steps(layers: Sequence[Layer]) -> list[_Affine | nn.Module] | None:
     """The layers as matrices and activations; None if one is neither."""
-    steps: list[Affine | nn.Module] = []
+    steps: list[_Affine | nn.Module] = []
     for module, shape, out in layers:
         if isinstance(module, Reshaping):
             continue
         weight = linear_weight(module, shape, out)
         if weight is not None and weight.dim() == 2 and weight.shape == (math.prod(out), math.prod(shape)):
-            bias = copy.deepcopy(module).double().eval()(torch.zeros(1, *shape).to(weight))
-            steps.append((weight, bias.flatten()))
-        elif weight is None and derivative.dispatch(type(module)) is not derivative.dispatch(object):
-            steps.append(copy.deepcopy(module).double().eval())
+            bias = exact_copy(module)(torch.zeros(1, *shape).to(weight)).flatten()
+            shift = module.bias if isinstance(module, BatchNorm) else None  # the difference of it and what the mean makes
+            steps.append(_Affine(weight, bias, bias.abs() + (0 if shift is None else 2 * shift.abs().max())))
+        elif weight is None and acts_entrywise(module):
+            steps.append(exact_copy(module))
         else:
             return None
     return steps
 
 
-def _at_once(layers: Sequence[Layer], steps: Sequence[Affine | nn.Module]) -> int:
+def _cells_allowed(layers: Sequence[Layer], steps: Sequence[_Affine | nn.Module]) -> tuple[int, int]:
+    """At once, and in all."""
     inputs, width = math.prod(layers[0][1]), max(math.prod(out) for _, _, out in layers)
-    branches: int = 2 ** (inputs * sum(_jumps(step) for step in steps if isinstance(step, nn.Module)))
-    return max(1, min(AT_ONCE, ENTRIES // (2 * width * inputs * min(branches, BRANCHES))))
+    kinks: int = inputs * sum(_jumps(step) for step in steps if isinstance(step, nn.Module))
+    matrices = 2 * inputs * min(2**kinks, BRANCHES)  # A and R, a row an input
+    products = matrices * sum(step.weight.numel() for step in steps if isinstance(step, _Affine))
+    return max(1, min(AT_ONCE, ENTRIES // (width * matrices))), min(CELLS, WORK // max(products, 1))
 
 
-def _jacobian(steps: Sequence[Affine | nn.Module], centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+def _jacobian(steps: Sequence[_Affine | nn.Module], centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """A and R, transposed, `(cells, branches, inputs, outputs)`, for cells of this centre and half width, `(cells, inputs)`."""
     cells, inputs = centre.shape
     z, deviation = centre, torch.zeros_like(centre)  # (cells, entries), and the rounding errors of z
     middle = torch.eye(inputs).to(centre).expand(cells, 1, -1, -1)  # (cells, branches, inputs, entries)
     radius = torch.zeros_like(middle)
     for step in steps:
-        if isinstance(step, tuple):
-            (weight, bias), size, rounding = step, step[0].abs(), gamma(step[0].shape[1] + 1)
-            deviation = (deviation + rounding * z.abs()) @ size.T * (1 + rounding) + rounding * bias.abs()
+        if isinstance(step, _Affine):
+            weight, size, rounding = step.weight, step.weight.abs(), gamma(step.weight.shape[1] + 1)
+            deviation = (deviation + rounding * z.abs()) @ size.T * (1 + rounding) + rounding * step.size
             radius = (radius + rounding * middle.abs()) @ size.T * (1 + rounding)
-            z, middle = z @ weight.T + bias, middle @ weight.T
+            z, middle = z @ weight.T + step.bias, middle @ weight.T
             continue
         reach = (half[:, None] @ (middle.abs() + radius).amax(1))[:, 0] * (1 + WIDER) + deviation
         low, high = slope_interval(step, z - reach, z + reach)
@@ -185,6 +205,14 @@ def _jacobian(steps: Sequence[Affine | nn.Module], centre: Tensor, half: Tensor)
         radius = (slope.abs() * radius + spread * (middle.abs() + radius)) * (1 + WIDER) + UNIT * (slope * middle).abs()
         middle = slope * middle
     return middle, radius
+
+
+def _attained(steps: Sequence[_Affine | nn.Module], points: Tensor, **norms: float) -> Tensor:
+    """The norm of the Jacobian at these points, rounded down, `(points,)`; 0 where one lies on a kink that matters."""
+    middle, radius = _jacobian(steps, points, torch.zeros_like(points))
+    norm = _norm(middle[:, :1], 0 * radius[:, :1], **norms) / (1 + WIDER) ** 2
+    unknown = _norm(middle - middle[:, :1], radius, **norms)
+    return (norm - unknown).where(unknown <= SMOOTH * norm, 0.0).nan_to_num(nan=0.0)
 
 
 def _branched(step: nn.Module, low: Tensor, high: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
@@ -229,8 +257,11 @@ def _interval_norm(middle: Tensor, radius: Tensor, input_norm: float, output_nor
 
 def _spectral(matrix: Tensor) -> Tensor:
     """Largest singular value of `(cells, few, entries)`, from the small Gram matrix."""
-    norm: Tensor = torch.linalg.eigvalsh(matrix @ matrix.mT)[:, -1].clamp(min=0).sqrt()
-    return norm
+    scale = matrix.abs().amax((1, 2), keepdim=True).clamp(min=1e-300)  # squares of small numbers would vanish
+    gram = (matrix / scale) @ (matrix / scale).mT
+    norm = torch.linalg.eigvalsh(gram.nan_to_num())[:, -1].clamp(min=0).sqrt() * scale[:, 0, 0]
+    largest: Tensor = norm.where(matrix.isfinite().all(2).all(1), math.inf)
+    return largest
 
 
 def _meets(centre: Tensor, half: Tensor, domain: Domain) -> Tensor:

@@ -22,7 +22,7 @@ from .intervals import Domain, describe, layer_inputs
 from .layers import infinity_norm, layer_norm
 from .multipliers import Chain, proved_bound
 from .search import search_multipliers
-from .subdivision import Subdivision, subdivide
+from .subdivision import FEW, subdivide
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
 SUBDIVISION = "subdivision of the domain"
@@ -88,7 +88,7 @@ def upper_bound(
         model: as in `product_of_norms`.
         shape: shape of one input.
         domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to four inputs
-            is subdivided; where that ends within 1 % of Lip(f) nothing else is tried, unless `pairwise`.
+            is subdivided; where that closes in on Lip(f), and f has one output alone, nothing else is tried.
         input_norm: 2 or inf.
         output_norm: 2 or inf.
         pairwise: search multipliers for every difference of two outputs too.
@@ -101,29 +101,21 @@ def upper_bound(
     for norm in (input_norm, output_norm):
         if norm not in (2, math.inf):
             raise InputError("norms 2 or inf for an upper bound", norm, "Choose one of these, or use the lower bound alone.")
-    divided = None if domain is None else _subdivided(model, shape, domain, input_norm, output_norm, deadline)
-    if divided is not None and divided.close and not pairwise:
-        return _with_subdivision(None, divided, shape, domain)
-    best = _undivided(model, shape, domain, input_norm, output_norm, pairwise, deadline)
-    return best if divided is None else _with_subdivision(best, divided, shape, domain)
-
-
-def _subdivided(
-    model: nn.Module, shape: Shape, domain: Domain, input_norm: float, output_norm: float, deadline: float
-) -> Subdivision | None:
+    if domain is None or math.prod(shape) > FEW:
+        return _undivided(model, shape, domain, input_norm, output_norm, pairwise, deadline)
     known = propagate(model, shape, _product)
-    if known.scale != 1 or not known.layers:
-        return None
-    now = time.monotonic()
-    return subdivide(known.layers, domain, input_norm=input_norm, output_norm=output_norm, deadline=now + (deadline - now) / 2)
-
-
-def _with_subdivision(other: UpperBound | None, divided: Subdivision, shape: Shape, domain: Domain | None) -> UpperBound:
-    steepest = divided.steepest.reshape(1, *shape)
-    if other is not None and other.value <= divided.upper:
-        return replace(other, steepest=steepest)
+    half = time.monotonic() + (deadline - time.monotonic()) / 2
+    norms = {"input_norm": input_norm, "output_norm": output_norm}
+    divided = subdivide(known.layers, domain, deadline=half, **norms) if known.alone and known.layers else None
+    if divided is None:
+        return _undivided(model, shape, domain, input_norm, output_norm, pairwise, deadline)
+    steepest = None if divided.steepest is None else divided.steepest.reshape(1, *shape)
     own = UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest)
-    return own if other is None else replace(own, gram=other.gram, pairwise=other.pairwise)
+    if divided.close and math.prod(known.layers[-1][2]) == 1:
+        return own
+    other = _undivided(model, shape, domain, input_norm, output_norm, pairwise, deadline)
+    better = other if other.value <= own.value else own
+    return replace(better, steepest=steepest, gram=other.gram, pairwise=other.pairwise)
 
 
 def _undivided(
@@ -157,11 +149,11 @@ def _euclidean(model: nn.Module, shape: Shape, domain: Domain | None, pairwise: 
         return _chain_bound(layers, None, False, deadline).value
 
     known = propagate(model, shape, certify)
-    everywhere = known.scale == 1 and bool(known.layers)
-    best = _chain_bound(known.layers, domain if everywhere else None, pairwise, deadline)
-    if everywhere:
-        return best
+    whole = known.alone and bool(known.layers)  # only then do the chain's intervals begin with the domain
+    best = _chain_bound(known.layers, domain if whole else None, pairwise, deadline)
     scale = known.scale
+    if whole or (scale == 1 and known.layers):
+        return best
     return replace(
         best,
         value=scale * best.value,
