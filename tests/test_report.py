@@ -103,6 +103,16 @@ def test_runs_with_different_settings_are_not_averaged(tmp_path: Path) -> None:
     assert [row.n for row in rows] == [1, 1]
 
 
+def test_settings_of_zero_go_without_saying_where_rows_stay_apart(tmp_path: Path) -> None:
+    for i, eps in enumerate((0.0, 2.0)):
+        write_run(tmp_path / "apart" / str(i), evaluation={"eps": eps})
+    assert [row.name for row in summary_table(find_runs([tmp_path / "apart"]))] == ["CLIP", "CLIP (evaluation eps=2.0)"]
+    for i, eps in enumerate((0.0, None)):
+        write_run(tmp_path / "alike" / str(i), evaluation={"eps": eps})
+    names = [row.name for row in summary_table(find_runs([tmp_path / "alike"]))]
+    assert names == ["CLIP (evaluation eps=0.0)", "CLIP (evaluation eps=None)"]
+
+
 def test_same_seed_twice_is_refused(tmp_path: Path) -> None:
     write_run(tmp_path / "a")
     write_run(tmp_path / "b")

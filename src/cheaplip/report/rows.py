@@ -181,11 +181,18 @@ def _split_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
         asked.append({k: v for k, v in settings.items() if k.removeprefix("evaluation ") not in _INCIDENTAL})
     keys = sorted(set().union(*asked))
     different = [key for key in keys if len({json.dumps(settings.get(key)) for settings in asked}) > 1]
+    whole = [_listed(settings, different) for settings in asked]
+    # what is 0 is usually not there: "margin=8.0" beside no margin says enough
+    short = [_listed(settings, [key for key in different if settings.get(key)]) for settings in asked]
+    labels = short if len(set(short)) == len(set(whole)) else whole
     split: dict[str, list[Run]] = {}
-    for run, settings in zip(runs, asked, strict=True):
-        label = ", ".join(f"{key}={settings.get(key)}" for key in different)
-        split.setdefault(clean(label), []).append(run)
+    for run, label in zip(runs, labels, strict=True):
+        split.setdefault(label, []).append(run)
     return split
+
+
+def _listed(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return clean(", ".join(f"{key}={settings.get(key)}" for key in keys))
 
 
 def _refuse_twins(runs: Sequence[Run]) -> None:
