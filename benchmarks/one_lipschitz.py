@@ -45,10 +45,10 @@ def one_hot(loss: Loss) -> Loss:
 
 
 LOSSES: dict[str, Callable[[], Loss]] = {
-    **{f"cross-entropy, tau {tau:g}": lambda tau=tau: torchlip.TauCrossEntropyLoss(tau) for tau in (2, 4, 8, 16)},
+    **{f"cross-entropy, tau {tau:g}": lambda tau=tau: torchlip.TauCrossEntropyLoss(tau) for tau in (0.5, 1, 2, 4, 8, 16)},
     **{
         f"soft HKR, margin {m:g}": lambda m=m: one_hot(torchlip.SoftHKRMulticlassLoss(alpha=0.98, min_margin=m))
-        for m in (1.0, 2.0)
+        for m in (1.0, 2.0, 3.0, 4.0)
     },
 }
 OURS = {

@@ -56,7 +56,7 @@ ACTIVATIONS = [
 ]
 
 
-@settings(max_examples=150)
+@settings(max_examples=80)
 @given(
     seed=st.integers(0, 10**6),
     inputs=st.sampled_from([1, 2, 5]),  # by subdivision, and by intervals and multipliers
@@ -90,7 +90,7 @@ def test_no_pair_of_the_domain_is_steeper_than_the_upper_end(seed, inputs, activ
     v[:200] = u[:200].lerp(v[:200], 1e-4)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subdivision, "CELLS", 500)
-        bracket = lipschitz_bracket(model, u[:3].float(), domain=domain, steps=3, budget=2.0)
+        bracket = lipschitz_bracket(model, u[:3].float(), domain=domain, steps=3, budget=0.2)
     steepest = difference_quotient(in_float64(model), u.double(), v.double()).nan_to_num(0.0).max()
     assert steepest <= bracket.upper * (1 + 1e-6)
     assert 0 <= bracket.lower <= bracket.upper

@@ -9,6 +9,7 @@ import copy
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -224,7 +225,7 @@ def jacobian_norms(model: Model, x: Tensor, *, input_norm: float = 2, output_nor
 
 def in_float64(model: Model) -> Model:
     """A float64 copy of a network, in evaluation mode; a function that is not a module is returned as it is."""
-    return copy.deepcopy(model).double().eval() if isinstance(model, nn.Module) else model
+    return _copied(model, torch.float64) if isinstance(model, nn.Module) else model
 
 
 def _in_float32(model: Model) -> Model | None:
@@ -233,7 +234,17 @@ def _in_float32(model: Model) -> Model | None:
         return None
     if any(tensor.dtype == torch.float64 for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
         return None
-    return copy.deepcopy(model).float().eval()
+    return _copied(model, torch.float32)
+
+
+def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in evaluation mode that leaves its inputs as they are."""
+    copied = copy.deepcopy(model).to(dtype).eval()
+    modules: list[Any] = list(copied.modules())
+    for module in modules:
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return copied
 
 
 def _check_finite(values: Tensor) -> None:
