@@ -18,7 +18,7 @@ from cheaplip.bounds.graph import propagate
 from cheaplip.bounds.lower import lower_bound
 from cheaplip.bounds.multipliers import Chain, output_gram, product_multipliers, verified_bound
 from cheaplip.bounds.search import minimise, search_multipliers
-from cheaplip.bounds.upper import pair_bounds, product_of_norms, upper_bound
+from cheaplip.bounds.upper import MULTIPLIERS, pair_bounds, product_of_norms, upper_bound
 from cheaplip.models import cnn, mlp
 
 ROUNDING = 1 + 1e-9
@@ -139,6 +139,15 @@ def test_exact_constants_of_small_relu_networks_are_below(seed, inputs, hidden, 
     exact = oracles.lipschitz_by_regions(model)
     upper = upper_bound(model, (inputs,), deadline=time.monotonic() + 0.02)
     assert exact <= upper.value <= product_of_norms(model, (inputs,)) * ROUNDING
+
+
+@pytest.mark.slow
+def test_a_wide_network_is_not_left_with_the_product():
+    torch.manual_seed(0)
+    model = mlp((784,), 10, hidden=(1024, 1024), activation="relu")
+    found = upper_bound(model, (784,), deadline=time.monotonic() + 20)
+    assert found.method == MULTIPLIERS
+    assert found.value < 0.7 * product_of_norms(model, (784,))
 
 
 @given(seed=st.integers(0, 10**6))
