@@ -2,7 +2,8 @@
 
 Same widths, same data: MLPs by `fit(certify=...)` and deel-torchlip's of SpectralLinear and GroupSort2, with its losses (tau
 of the cross-entropy and the margin of the hinge trade accuracy for robustness, as our target does). Its step takes several
-times as long as ours: 150 of our epochs are about the time of its 30, 60 less than half. `seconds` are processor seconds.
+times as long as ours: 150 of our epochs take one and a half times as long as its 30, 60 of them 0.6 times. `seconds` are
+processor seconds.
 The 1-Lipschitz network is certified by the product of the norms of its exported weights, in float64: how near to 1 its
 iterations came is not taken on trust. `strong` on the first 2,000 test images at eps 2, `certified` on all 10,000.
 

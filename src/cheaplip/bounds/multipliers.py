@@ -98,10 +98,8 @@ def output_gram(
         if passed is not None:
             passed.append(Passed(log_t, gram, factor))
         deviation = radius * torch.exp(-log_t / 2)  # not the root of a square: where r = 0 that has no derivative
-        before, gram = (
-            gram,
-            _diagonal_congruence(weight, deviation * (1 + 16 * UNIT) if outwards else deviation, outwards, part),
-        )
+        before = gram
+        gram = _diagonal_congruence(weight, deviation * (1 + 16 * UNIT) if outwards else deviation, outwards, part)
         if factor is not None and not contraction:
             gram = gram + _coupled(weight * middle, before, root, factor, outwards)
     return gram, barrier
