@@ -78,9 +78,10 @@ class LearntCertificate:
 
     def step(self) -> None:
         """Move the multipliers by the gradient that the backward pass has left at them."""
-        if self._optimizer is None:
+        gradients = [log.grad for log in self._logs if log.grad is not None]
+        if self._optimizer is None or not gradients:
             return
-        if all(log.grad is not None and log.grad.isfinite().all() for log in self._logs):
+        if all(gradient.isfinite().all() for gradient in gradients):
             self._optimizer.step()
         self._optimizer.zero_grad()
 

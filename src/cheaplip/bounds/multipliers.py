@@ -74,9 +74,8 @@ def output_gram(
             to be filled with what was met at each activation. The best ones touch that edge, and on no other way does
             the result depend on the weights before a contraction: Sigma = r^2 / T there.
     """
-    ones = weights[0].real.new_ones(1)
     barrier = weights[0].real.new_zeros(())
-    gram = _diagonal_congruence(weights[0], ones, outwards, parts[0] if parts else None)
+    gram = _diagonal_congruence(weights[0], None, outwards, parts[0] if parts else None)
     for i, (log_t, (low, high)) in enumerate(zip(log_multipliers, slopes, strict=True)):
         weight, part = weights[i + 1], parts[i + 1] if parts else None
         middle, radius = (low + high) / 2, (high - low) / 2
@@ -172,20 +171,19 @@ def proved_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[float
     return None
 
 
-def _diagonal_congruence(weight: Tensor, deviation: Tensor, outwards: bool, parts: Tensor | None = None) -> Tensor:
-    """W diag(deviation^2) W^H, the deviation spread over runs of columns."""
+def _diagonal_congruence(weight: Tensor, deviation: Tensor | None, outwards: bool, parts: Tensor | None = None) -> Tensor:
+    """W diag(deviation^2) W^H, the deviation (all ones for None) spread over runs of columns."""
     if parts is not None:
-        runs = spread(deviation, len(parts)) if len(deviation) < len(parts) else deviation
-        combined: Tensor = torch.tensordot(runs.square(), parts, 1)
+        if deviation is None:
+            return parts.sum(0)
+        combined: Tensor = torch.tensordot(spread(deviation, len(parts)).square(), parts, 1)
         return combined
-    columns = weight.shape[-1]
-    deviation = spread(deviation, columns)
-    half = weight * deviation
+    half = weight if deviation is None else weight * spread(deviation, weight.shape[-1])
     gram: Tensor = half @ half.mH
     if not outwards:
         return gram
-    reach = (weight.abs() * deviation).sum(-1).square()  # the error of entry (i, j) is at most gamma a_i a_j again
-    return gram + torch.diag_embed(gamma(2 * columns) * reach.shape[-1] * reach).to(gram)
+    reach = half.abs().sum(-1).square()  # the error of entry (i, j) is at most gamma a_i a_j again
+    return gram + torch.diag_embed(gamma(2 * half.shape[-1]) * reach.shape[-1] * reach).to(gram)
 
 
 def spread(values: Tensor, n: int) -> Tensor:
