@@ -5,6 +5,8 @@ Both trainings see the same samples in the same order as `cheaplip.fit`, with it
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -12,11 +14,13 @@ from torch.nn.functional import cross_entropy
 from cheaplip import DiscrepancyPrinciple
 from cheaplip.config import TrainConfig
 from cheaplip.data import Dataset
+from cheaplip.losses import margin_cross_entropy
 from cheaplip.methods import make_optimizer, make_schedule
 from cheaplip.models import mlp
 from cheaplip.norms import per_sample, sample_norm, sample_unit
 from cheaplip.robustness import accuracy
 from cheaplip.tasks import TensorBatches, split
+from cheaplip.training import margin_share
 
 STEPS = 7
 
@@ -58,16 +62,20 @@ def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tup
         principle = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
     else:
         principle = DiscrepancyPrinciple(config.target, initial=config.initial_weight)
+    history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):
         weight = config.weight if principle is None else principle.weight
+        share = margin_share(history, config.epochs) if weight else 0.0
+        loss_of = partial(margin_cross_entropy, margin=share * config.margin, saturation=share * config.saturation)
+        history.append({"weight": weight})
         for x, y in batches.epoch(epoch):
             if kind == "adversarial":
-                loss = cross_entropy(model(pgd_examples(model, x, y, weight) if weight else x), y)
+                loss = loss_of(model(pgd_examples(model, x, y, weight) if weight else x), y)
             elif weight:
                 outputs = model(x.requires_grad_())
-                loss = cross_entropy(outputs, y) + weight * jacobian_penalty(outputs, x)
+                loss = loss_of(outputs, y) + weight * jacobian_penalty(outputs, x)
             else:
-                loss = cross_entropy(model(x), y)
+                loss = loss_of(model(x), y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

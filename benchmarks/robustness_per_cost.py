@@ -37,9 +37,12 @@ TUNING_SEED = 100
 CLASSES = 10
 TABLES = {"mnist": (0.95,), "fashion-mnist": (0.85, 0.76)}
 CURVES = {"mnist": (0.93, 0.95, 0.96, 0.97), "fashion-mnist": (0.74, 0.76, 0.80, 0.85)}
-BEST = {"adversarial": ("softplus", 0.1), "jacobian": ("relu", 0.1)}  # activation and learning rate, from the tuning
+# activation and learning rate, from the tuning
+BEST = {"adversarial": ("softplus", 0.1), "clip": ("softplus", 0.1), "jacobian": ("relu", 0.1)}
+MARGIN = {"margin": 4.0, "saturation": 0.3}  # the same for both data
 VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP (default)": {},
+    "CLIP, margins": MARGIN,
     "CLIP, maximum, power 1": {"reduction": "max", "power": 1},
     "CLIP, mean of the 4 steepest": {"reduction": "topk"},
     "CLIP, power 1": {"power": 1},
@@ -51,6 +54,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP, every 4th": {"interval": 4},
     "CLIP, all pairs in turn": {"pool": 6000},
 }
+LABELS = ("CLIP (default)", "CLIP, margins", "adversarial", "jacobian", "weight", "standard")
 METRICS = ("train", "test", "noise", "pgd", "strong", "lower")
 Spec = dict[str, Any]
 
@@ -114,12 +118,14 @@ Jobs = Annotated[int, typer.Option(help="Runs at once, one thread each.")]
 
 @app.command()
 def tune(jobs: Jobs = 2, out: Path = OUT) -> None:
-    """Activation and learning rate, on held-out training images."""
+    """Activation and learning rate, and with the best of them the loss, on held-out training images."""
     choices = [("relu", 0.05), ("relu", 0.1), ("sigmoid", 0.1), ("softplus", 0.1)]
+    methods = ("adversarial", "clip", "jacobian")
+    settings = [(method, activation, {"lr": lr}) for method in methods for activation, lr in choices]
+    settings += [(method, activation, {"lr": lr} | MARGIN) for method, (activation, lr) in BEST.items()]
     specs = [
-        {"data": data, "method": method, "target": target, "seed": TUNING_SEED, "activation": activation, "options": {"lr": lr}}
-        for method in ("adversarial", "clip", "jacobian")
-        for activation, lr in choices
+        {"data": data, "method": method, "target": target, "seed": TUNING_SEED, "activation": activation, "options": options}
+        for method, activation, options in settings
         for data, target in (("mnist", 0.96), ("fashion-mnist", 0.80))
     ]
     carry_out(specs, out / "tuning.jsonl", jobs)
@@ -142,23 +148,17 @@ def spec_of(label: str, data: str, target: float, seed: int) -> Spec:
 
 
 def tables() -> list[Spec]:
-    labels = ("CLIP (default)", "adversarial", "jacobian", "weight", "standard")
     settings = [(data, target) for data, targets in TABLES.items() for target in targets]
-    return [spec_of(label, *setting, seed) for seed in SEEDS for setting in settings for label in labels]
+    return [spec_of(label, *setting, seed) for seed in SEEDS for setting in settings for label in LABELS]
 
 
 def curve_points() -> list[Spec]:
     settings = [(data, target) for data, targets in CURVES.items() for target in targets if target not in TABLES[data]]
-    return [
-        spec_of(label, *setting, seed)
-        for seed in SEEDS[:3]
-        for setting in settings
-        for label in ("CLIP (default)", "adversarial")
-    ]
+    return [spec_of(label, *setting, seed) for seed in SEEDS[:3] for setting in settings for label in LABELS[:3]]
 
 
 def variants() -> list[Spec]:
-    return [spec_of(label, "mnist", 0.95, seed) for seed in SEEDS for label in VARIANTS if VARIANTS[label]]
+    return [spec_of(label, "mnist", 0.95, seed) for seed in SEEDS for label in VARIANTS if label not in LABELS]
 
 
 def costs(rounds: int = 15) -> dict[str, dict[str, float]]:
@@ -170,7 +170,7 @@ def costs(rounds: int = 15) -> dict[str, dict[str, float]]:
         "adversarial": step_cost.adversarial,
         "jacobian": step_cost.jacobian,
     }
-    methods |= {label: step_cost.clip(step_cost.DEFAULT, **options) for label, options in VARIANTS.items()}
+    methods |= {label: step_cost.clip(configure(**options)) for label, options in VARIANTS.items()}
     make, shape = step_cost.NETWORKS["mlp 784-64-64-10"]
     return step_cost.measure(make, shape, methods, 128, torch.device("cpu"), rounds, 4)
 
@@ -227,7 +227,7 @@ def curves(rows: list[dict[str, Any]]) -> Figure:
     """Strong against clean accuracy on the test images."""
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, data in zip(figure.subplots(1, 2), CURVES, strict=True):
-        for label, marker in (("adversarial", "s"), ("CLIP (default)", "^"), ("jacobian", "o")):
+        for label, marker in (("adversarial", "s"), ("CLIP (default)", "^"), ("CLIP, margins", "v"), ("jacobian", "o")):
             chosen = sorted(
                 (row for row in rows if (row["data"], row["method"]) == (data, label)), key=lambda row: row["target"]
             )

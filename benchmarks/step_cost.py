@@ -15,6 +15,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cheaplip import LipschitzRegularizer, perturbed_pairs
-from cheaplip.config import PRESETS, TrainConfig
+from cheaplip.config import TrainConfig, configure
+from cheaplip.losses import margin_cross_entropy
 from cheaplip.models import cnn, mlp
 from cheaplip.norms import per_sample
 from cheaplip.penalties import weight_norm
@@ -114,16 +116,16 @@ def plain(s: Setting) -> Step:
     return lambda: s.descend(cross_entropy(s.model(s.x), s.y))
 
 
-def clip(config: TrainConfig, **changes: object) -> Callable[[Setting], Step]:
-    settings = {"active": config.active, "reduction": config.reduction, "power": config.power}
-    settings |= {"ascent": config.ascent, "step_size": config.step_size, "interval": config.interval}
-    settings |= {"pool": config.pool, "renewal": config.renewal, "explore": config.explore, **changes}
+def clip(config: TrainConfig) -> Callable[[Setting], Step]:
+    taken = ("active", "reduction", "power", "ascent", "step_size", "interval", "pool", "renewal", "explore", "certify")
+    loss = partial(margin_cross_entropy, margin=config.margin, saturation=config.saturation)
 
     def make(s: Setting) -> Step:
+        settings = config.model_dump(include=set(taken))
         regularizer = LipschitzRegularizer(s.model, perturbed_pairs(s.held_out), domain=(0, 1), **settings)
 
         def step() -> None:
-            s.descend(cross_entropy(s.model(s.x), s.y) + WEIGHT * regularizer())
+            s.descend(loss(s.model(s.x), s.y) + WEIGHT * regularizer())
             regularizer.step()
 
         return step
@@ -181,18 +183,17 @@ def jacobian(s: Setting) -> Step:
     return step
 
 
-DEFAULT = PRESETS["default"]
 METHODS: dict[str, Callable[[Setting], Step]] = {
     "plain": plain,
-    "CLIP (default)": clip(DEFAULT),
-    "CLIP, every step": clip(DEFAULT, interval=1),
-    "CLIP (paper preset)": clip(PRESETS["paper"]),
+    "CLIP (default)": clip(configure()),
+    "CLIP, every step": clip(configure(interval=1)),
+    "CLIP (paper preset)": clip(configure("paper")),
     "authors' arithmetic": authors,
     "PGD-7 adversarial": adversarial,
     "Jacobian, 1 projection": jacobian,
 }
 COSTLY = {"CLIP, every step", "CLIP (paper preset)", "authors' arithmetic", "PGD-7 adversarial", "Jacobian, 1 projection"}
-SWEEP = {f"CLIP, m = {m}": clip(DEFAULT, active=m) for m in (4, 8, 16, 32, 64, 128)}
+SWEEP = {f"CLIP, m = {m}": clip(configure(active=m)) for m in (4, 8, 16, 32, 64, 128)}
 
 
 def measure(
@@ -306,9 +307,9 @@ def main(
     base = {"plain": plain}
     tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 4)
     for size in (32, 512, 2048):
-        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(DEFAULT)}, size, on, rounds, 4)
-    pair = base | {"CLIP (default)": clip(DEFAULT)}
-    certified = base | {"CLIP (default)": clip(DEFAULT), "CLIP, certify": clip(DEFAULT, certify=0.1)}
+        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(configure())}, size, on, rounds, 4)
+    pair = base | {"CLIP (default)": clip(configure())}
+    certified = base | {"CLIP (default)": clip(configure()), "CLIP, certify": clip(configure(certify=0.1))}
     tables["mlp, certificate"] = measure(make, shape, certified, batch, on, rounds, 4)
     tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 4, compiled=True)
     out.mkdir(parents=True, exist_ok=True)
