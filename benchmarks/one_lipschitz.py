@@ -92,7 +92,7 @@ def runs(data: Dataset, seed: int) -> list[dict[str, Any]]:
     for name, options in OURS.items():
         begun = time.process_time()
         torch.manual_seed(seed)
-        settings = slow(options["target"], options["activation"]) | {"epochs": options["epochs"], "seed": seed}
+        settings = slow("mnist", options["target"], options["activation"]) | {"epochs": options["epochs"], "seed": seed}
         model = mlp((1, 28, 28), 10, activation=settings.pop("activation"))
         fit(model, data, **settings)
         seconds = time.process_time() - begun

@@ -92,7 +92,7 @@ def train(
     certify: Annotated[float | None, typer.Option(help="Share of the certified upper bound's square in the penalty.")] = None,
     margin: Annotated[float | None, typer.Option(help="Logits' margin that the loss asks for, such as 4.")] = None,
     saturation: Annotated[
-        float | None, typer.Option(help="In [0, 1): how soon the loss gives samples up, such as 0.5.")
+        float | None, typer.Option(help="In [0, 1): how soon the loss gives samples up, such as 0.3.")
     ] = None,
     ascent: Annotated[str | None, typer.Option(help="normalized, printed (Algorithm 1) or accepted.")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,

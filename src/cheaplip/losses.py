@@ -40,7 +40,7 @@ def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation
     """
     if not 0 <= margin < math.inf or not 0 <= saturation < 1:
         got = f"margin {margin} and saturation {saturation}"
-        raise InputError("a margin >= 0 and a saturation in [0, 1)", got, "Try 8 and 0.3.")
+        raise InputError("a margin >= 0 and a saturation in [0, 1)", got, "Try 4 and 0.3.")
     if margin:
         logits = logits - margin * one_hot(y, logits.shape[1]).to(logits)
     if not saturation:

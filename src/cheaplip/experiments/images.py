@@ -42,34 +42,37 @@ WIDE: dict[str, Settings] = {
 """The rows of the authors' README."""
 
 
-MARGIN: Settings = {"margin": 8.0, "saturation": 0.3}
-"""Chosen on MNIST's last 5,000 training images; margins of 4 to 16 do as well where their product with the saturation is 2.4,
-and above 4 a class may be given up."""
+MARGINS: dict[str, Settings] = {
+    "mnist": {"margin": 8.0, "saturation": 0.3},
+    "fashion-mnist": {"margin": 8.0, "saturation": 0.15},
+}
+"""Chosen on the last 5,000 training images of each. Margins of 4 to 16 do about as well where their product with the
+saturation is the same; above 2.4 a class may be given up."""
 
 
-def slow(target: float, activation: str) -> Settings:
+def slow(data: str, target: float, activation: str) -> Settings:
     """CLIP with a certificate and margins, for twice the usual time."""
     clip = {"method": "clip", "target": target}
-    return {**clip, **MARGIN, "activation": activation, "certify": 0.3, "epochs": 60, "lr": 0.05}
+    return {**clip, **MARGINS[data], "activation": activation, "certify": 0.3, "epochs": 60, "lr": 0.05}
 
 
-def proved(target: float) -> dict[str, Settings]:
+def proved(data: str, target: float) -> dict[str, Settings]:
     """How much is proved: without the certificate in the penalty, with it; with margins and twice the time; of |x|."""
     name = f"{100 * target:g}"
     clip = SEVEN[f"clip-{name}"]
     return {
         **{row: SEVEN[row] for row in ("standard", f"weight-{name}", f"clip-{name}")},
-        f"clip-{name}-margin": {**clip, **MARGIN},
+        f"clip-{name}-margin": {**clip, **MARGINS[data]},
         f"clip-{name}-certified": {**clip, "certify": 0.1},
-        f"clip-{name}-certified-60": slow(target, "relu"),
-        f"clip-{name}-abs": slow(target, "abs"),
+        f"clip-{name}-certified-60": slow(data, target, "relu"),
+        f"clip-{name}-abs": slow(data, target, "abs"),
     }
 
 
-def proved_wide(target: float) -> dict[str, Settings]:
+def proved_wide(data: str, target: float) -> dict[str, Settings]:
     """The network of which most is proved, in some 12 minutes of one core."""
     wide = {"hidden": (256, 256), "certify": 1.0, "epochs": 250}
-    return {f"clip-{100 * target:g}-abs-256": {**slow(target, "abs"), **wide}}
+    return {f"clip-{100 * target:g}-abs-256": {**slow(data, target, "abs"), **wide}}
 
 
 PROVABLE: Settings = {"activation": "relu", "certified": CERTIFIED_AT}
@@ -81,12 +84,15 @@ FEWER: Settings = {"attack_samples": 500, "curve_samples": 100, "lipschitz_sampl
 BLOCKS: dict[str, tuple[Settings, Mapping[str, Settings]]] = {
     "mnist-default": ({"data": "mnist"}, SEVEN | MISSED),
     "mnist-paper": ({"data": "mnist", "preset": "paper", "epochs": 20}, SEVEN | SQUARED | SIGMOID),
-    "mnist-certified": ({"data": "mnist", **PROVABLE}, proved(0.95)),
-    "mnist-certified-wide": ({"data": "mnist", **PROVABLE}, proved_wide(0.95)),
+    "mnist-certified": ({"data": "mnist", **PROVABLE}, proved("mnist", 0.95)),
+    "mnist-certified-wide": ({"data": "mnist", **PROVABLE}, proved_wide("mnist", 0.95)),
     "mnist-wide": ({"data": "mnist", "hidden": (200, 80)}, WIDE),
     "fashion-mnist-mlp": ({"data": "fashion-mnist"}, SEVEN),
-    "fashion-mnist-certified": ({"data": "fashion-mnist", **PROVABLE}, proved(0.85)),
-    "fashion-mnist-certified-wide": ({"data": "fashion-mnist", **PROVABLE}, proved_wide(0.85)),
+    "fashion-mnist-certified": ({"data": "fashion-mnist", **PROVABLE}, proved("fashion-mnist", 0.85)),
+    "fashion-mnist-certified-wide": (
+        {"data": "fashion-mnist", **PROVABLE},
+        proved_wide("fashion-mnist", 0.85) | proved_wide("fashion-mnist", 0.80),
+    ),
     "fashion-mnist-cnn": ({"data": "fashion-mnist", "model": "cnn", **FEWER}, SEVEN),
 }
 """Every table: the settings that all its rows share, and the rows."""
