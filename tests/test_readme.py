@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+import cheaplip
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
@@ -22,8 +24,11 @@ def test_the_ci_runs_the_test_command_literally():
     assert "-c constraints.txt" in command
 
 
+def code_with(line: str) -> str:
+    return next(block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if line in block)
+
+
 def test_the_loop_trains_and_presses_the_constant():
-    code = next(block for block in re.findall(r"```python\n(.*?)```", README, flags=re.S) if "regularizer.step()" in block)
     model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Softplus(), torch.nn.Linear(16, 2))
     x = torch.randn(64, 4)
     y = (x[:, 0] > 0).long()
@@ -36,10 +41,24 @@ def test_the_loop_trains_and_presses_the_constant():
         "epochs": 8,
         "train_accuracy": 0.99,  # always above the target, so the weight rises
     }
-    exec(code, names)
+    exec(code_with("regularizer.step()"), names)
     assert names["principle"].weight > 0.01
     assert names["regularizer"].state.quotient.isfinite().any()
     assert (model(x).argmax(1) == y).float().mean() > 0.9
+
+
+def test_the_certified_loss_presses_on_the_upper_end():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    x = torch.randn(64, 4)
+    names = {"cheaplip": cheaplip, "model": model, "pairs": cheaplip.perturbed_pairs(x), "x": x, "y": (x[:, 0] > 0).long()}
+    names["principle"] = cheaplip.DiscrepancyPrinciple(target=0.95, initial=100.0, warmup=0)
+    exec(code_with("certify="), names)
+    before = names["regularizer"].upper_bound()
+    names["loss"].backward()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter -= 1e-6 * parameter.grad
+    assert names["regularizer"].upper_bound() < before
 
 
 @pytest.mark.parametrize("path", re.findall(r"!\[[^]]*\]\(([^)]+)\)", README))
