@@ -22,16 +22,13 @@ def additive_rule(weight: float, excess: float, increment: float) -> float:
     return max(weight + (increment if excess > 0 else -increment), 0.0)
 
 
-def multiplicative_rule(
-    weight: float, excess: float, trend: float, *, gain: float, damping: float, largest_step: float
-) -> float:
-    """Weight times exp(clip(gain * excess + damping * trend, -largest_step, largest_step)): PD control of log(weight).
+def multiplicative_rule(excess: float, trend: float, *, gain: float, damping: float, largest_step: float) -> float:
+    """The change of log(weight), clip(gain * excess + damping * trend, -largest_step, largest_step): PD control.
 
     `trend` is the change of the excess since the last update. A penalty acts with a lag of some epochs (weights shrink
     slowly), and without damping the weight overshoots until the network collapses, then dies out itself.
     """
-    step = gain * excess + damping * trend
-    return weight * math.exp(min(max(step, -largest_step), largest_step))
+    return min(max(gain * excess + damping * trend, -largest_step), largest_step)
 
 
 class DiscrepancyPrinciple:
@@ -45,7 +42,9 @@ class DiscrepancyPrinciple:
         increment: dlambda of the additive rule.
         gain: of the multiplicative rule, on the excess.
         damping: of the multiplicative rule, on the change of the excess since the last update.
-        largest_step: bound on the change of log(weight) in one update of the multiplicative rule.
+        largest_step: bound on the change of log(weight) in one update of the multiplicative rule. The bound halves while
+            steps as long as it turn round each time, and grows back otherwise: a network that answers at once (wide, with
+            much certificate in its penalty) would swing for good.
         warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
             multiplicative rule then waits at 0 until the target is met once: below it there is nothing to trade, and a
             weight lowered meanwhile would have to climb back.
@@ -107,6 +106,8 @@ class DiscrepancyPrinciple:
         self.calls = 0
         self.excess: float | None = None  # at the last update
         self.updated = False  # since the weight left 0
+        self.reach = largest_step  # the bound now
+        self.change, self.turns = 0.0, 0  # the last change of log(weight), how many of full length have turned round
         self.started = warmup == 0
         self.weight = initial if self.started else 0.0
 
@@ -129,11 +130,21 @@ class DiscrepancyPrinciple:
         if self.rule == "additive":
             weight = additive_rule(self.weight, excess, self.increment)
         else:
-            weight = multiplicative_rule(
-                self.weight, excess, trend, gain=self.gain, damping=self.damping, largest_step=self.largest_step
-            )
+            change = multiplicative_rule(excess, trend, gain=self.gain, damping=self.damping, largest_step=self.reach)
+            self._adapt(change)
+            weight = self.weight * math.exp(change)
             weight = max(weight, min(FLOOR * self.initial, self.weight))
         self.weight = min(weight, self.maximum)
+
+    def _adapt(self, change: float) -> None:
+        """Bound the next step by half after two changes of full length that have each turned round."""
+        turned = change * self.change < 0
+        self.turns = self.turns + 1 if turned and abs(change) >= self.reach else 0
+        if self.turns >= 2:
+            self.reach = max(self.reach / 2, self.largest_step / 64)
+        elif not turned:
+            self.reach = min(1.2 * self.reach, self.largest_step)
+        self.change = change
 
     def limit(self, ceiling: float) -> float:
         """Until the rule's first update: lower the weight to `ceiling` where it is above. Returns the weight.
@@ -150,12 +161,13 @@ class DiscrepancyPrinciple:
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        names = ("calls", "started", "updated", "excess", "weight")
+        names = ("calls", "started", "updated", "excess", "reach", "change", "turns", "weight")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.calls, self.started, self.updated = state["calls"], state["started"], state["updated"]
+        self.reach, self.change, self.turns = state["reach"], state["change"], state["turns"]
         self.excess, self.weight = state["excess"], state["weight"]
 
 
