@@ -238,7 +238,8 @@ def curves(rows: list[dict[str, Any]]) -> Figure:
             axes.errorbar(*points, xerr=bars[0], yerr=bars[1], marker=marker, capsize=2, label=f"{label}, {cost}")
         axes.set(title=data, xlabel="clean test accuracy, %", ylabel="accuracy under the strong attack, eps 2, %")
         axes.grid(alpha=0.3)
-        axes.legend(title="method, cost of a step")
+    handles = axes.get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=len(handles[1]), title="method, cost of a step")
     return figure
 
 
