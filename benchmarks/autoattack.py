@@ -23,11 +23,11 @@ import typer
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from cheaplip.attacks import normalized_pgd, random_start
-from cheaplip.data import Dataset, load
-from cheaplip.jobs import RADII, WEIGHTS, bound_run, read_job
+from cheaplip.data.arrays import Dataset, load
 from cheaplip.provenance import provenance
-from cheaplip.robustness import evaluate_robustness
+from cheaplip.robustness.accuracy import evaluate_robustness
+from cheaplip.robustness.attacks import normalized_pgd, random_start
+from cheaplip.runs.execute import RADII, WEIGHTS, bound_run, read_job
 
 
 def judged(folder: Path, eps: list[float], samples: int) -> Iterator[dict[str, object]]:

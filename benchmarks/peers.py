@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cheaplip import DiscrepancyPrinciple
-from cheaplip.config import TrainConfig
-from cheaplip.data import Dataset
-from cheaplip.losses import margin_cross_entropy
-from cheaplip.methods import make_optimizer, make_schedule
-from cheaplip.models import mlp
+from cheaplip.data.arrays import Dataset
+from cheaplip.models.architectures import mlp
 from cheaplip.norms import per_sample, sample_norm, sample_unit
-from cheaplip.robustness import accuracy
-from cheaplip.tasks import TensorBatches, split
-from cheaplip.training import margin_share
+from cheaplip.regularization.margin_loss import margin_cross_entropy
+from cheaplip.robustness.accuracy import accuracy
+from cheaplip.training.config import TrainConfig
+from cheaplip.training.loop import margin_share
+from cheaplip.training.methods import make_optimizer, make_schedule
+from cheaplip.training.task import TensorBatches, split
 
 STEPS = 7
 

@@ -23,13 +23,13 @@ from matplotlib.figure import Figure
 
 from cheaplip import evaluate_robustness, fit
 from cheaplip.bounds.lower import lower_bound
-from cheaplip.config import configure
-from cheaplip.data import load
-from cheaplip.models import mlp
+from cheaplip.data.arrays import load
+from cheaplip.models.architectures import mlp
 from cheaplip.provenance import provenance
-from cheaplip.report.rows import mean_interval
-from cheaplip.robustness import accuracy
-from cheaplip.tasks import split
+from cheaplip.report.aggregate import mean_interval
+from cheaplip.robustness.accuracy import accuracy
+from cheaplip.training.config import configure
+from cheaplip.training.task import split
 
 OUT = Path("results/robustness-per-cost")
 SEEDS = range(10, 15)  # seen neither by the tuning nor by whoever chose the library's defaults

@@ -30,13 +30,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cheaplip import LipschitzRegularizer, perturbed_pairs
-from cheaplip.config import TrainConfig, configure
-from cheaplip.losses import margin_cross_entropy
-from cheaplip.models import cnn, mlp
+from cheaplip.models.architectures import cnn, mlp
 from cheaplip.norms import per_sample
-from cheaplip.penalties import weight_norm
+from cheaplip.pairs.quotient import difference_quotient, evaluating
 from cheaplip.provenance import provenance
-from cheaplip.quotient import difference_quotient, evaluating
+from cheaplip.regularization.margin_loss import margin_cross_entropy
+from cheaplip.regularization.weight_norm import weight_norm
+from cheaplip.training.config import TrainConfig, configure
 
 CLASSES = 10
 WEIGHT = 0.1

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cheaplip import DiscrepancyPrinciple, LipschitzRegularizer, fit, perturbed_pairs
-from cheaplip.data import Dataset, from_arrays, load
+from cheaplip.data.arrays import Dataset, from_arrays, load
 from cheaplip.errors import DivergenceError
-from cheaplip.models import mlp
+from cheaplip.models.architectures import mlp
 from cheaplip.provenance import provenance
-from cheaplip.robustness import accuracy
-from cheaplip.tasks import TensorBatches, split
+from cheaplip.robustness.accuracy import accuracy
+from cheaplip.training.task import TensorBatches, split
 
 TARGETS = {"mnist": 0.95, "fashion-mnist": 0.85}
 CHANGES: dict[str, dict[str, float]] = {

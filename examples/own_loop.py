@@ -5,8 +5,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import cheaplip
-from cheaplip.data import load
-from cheaplip.models import mlp
+from cheaplip.data.arrays import load
+from cheaplip.models.architectures import mlp
 
 torch.manual_seed(0)
 digits = load("digits")  # 8x8 images, pixels in [0, 1]

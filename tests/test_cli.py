@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cheaplip import cli, training
-from small import without
+from cheaplip import cli
+from cheaplip.training import loop
+from support.networks import without
 
 TRAIN = ["train", "--data", "digits", "--hidden", "8", "--epochs", "2", "--attack-samples", "20"]
 SETTINGS = {"curve_samples": 10, "iterations": 2}
@@ -197,7 +198,7 @@ def test_bad_training_is_refused_at_once(call, finished, tmp_path, monkeypatch, 
     options, message = BAD_TRAINING[case]
     write_inputs(tmp_path)
     shutil.copytree(finished, tmp_path / "taken")
-    monkeypatch.setattr(training, "_train_epoch", None)  # nothing is trained
+    monkeypatch.setattr(loop, "_train_epoch", None)  # nothing is trained
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     given = [*(["--data", "digits"] if "--data" not in options else []), *(["--out", "run"] if "--out" not in options else [])]
     code, out, err = call("train", *given, *options)
@@ -267,7 +268,7 @@ def test_a_full_disk_is_one_message(call, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training.checkpoint, "save", full)
+    monkeypatch.setattr(loop.checkpoint, "save", full)
     code, _, err = call(*TRAIN, "--out", "run")
     assert code == 1
     assert err == "cheaplip: [Errno 28] No space left on device\n"
@@ -302,10 +303,10 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
 
 
 def test_reproduce(call, monkeypatch):
-    from cheaplip.experiments import images
+    from cheaplip.experiments import table_1
 
     shared = {"data": "digits", "hidden": (8,), "attack_samples": 20, **SETTINGS}
-    monkeypatch.setitem(images.BLOCKS, "mnist-default", (shared, {"standard": {"method": "standard"}}))
+    monkeypatch.setitem(table_1.BLOCKS, "mnist-default", (shared, {"standard": {"method": "standard"}}))
     Path("short.json").write_text('{"batch_size": 64, "epochs": 9}')
     command = ("reproduce", "mnist", "--table", "mnist-default", "--config", "short.json", "--seeds", 2)
     command += ("--epochs", 2, "--out", "tables")
@@ -320,16 +321,16 @@ def test_reproduce(call, monkeypatch):
     code, _, err = call(*command[:-3], 3, "--out", "tables")
     assert code == 2
     assert "with a run of the same settings; got other settings" in err
-    monkeypatch.setitem(images.BLOCKS, "mnist-default", (shared | {"lr": 1e30}, {"wrong": {"method": "standard"}}))
+    monkeypatch.setitem(table_1.BLOCKS, "mnist-default", (shared | {"lr": 1e30}, {"wrong": {"method": "standard"}}))
     code, _, err = call(*command)
     assert code == 1
     assert "mnist-default/wrong-20 failed: DivergenceError" in err
 
 
 def test_reproduce_a_section(call, monkeypatch):
-    from cheaplip.experiments import analysis
+    from cheaplip.experiments import section_3
 
-    monkeypatch.setattr(analysis, "PARTS", {"absolute-value": analysis.absolute_value})
+    monkeypatch.setattr(section_3, "PARTS", {"absolute-value": section_3.absolute_value})
     monkeypatch.setenv("CHEAPLIP_DATA", "nowhere")  # of no concern to it
     code, out, err = call("reproduce", "analysis", "--seeds", 2, "--out", "results")
     assert code == 0
@@ -346,7 +347,7 @@ def test_reproduce_a_section(call, monkeypatch):
     def fails(seed, settings):
         raise KeyboardInterrupt if seed else ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(analysis, "PARTS", {"fails": fails})
+    monkeypatch.setattr(section_3, "PARTS", {"fails": fails})
     code, _, err = call("reproduce", "analysis", "--seeds", 1, "--out", "other")
     assert code == 1
     assert "fails-0 failed: ZeroDivisionError: by zero" in err

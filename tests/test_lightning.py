@@ -13,10 +13,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import cheaplip.lightning  # without lightning, too
 from cheaplip import DiscrepancyPrinciple, perturbed_pairs
-from cheaplip.discrepancy import ConstantWeight
 from cheaplip.errors import InputError
 from cheaplip.lightning import LipschitzMixin
-from small import curve, dense, digits, same_weights
+from cheaplip.regularization.discrepancy import ConstantWeight
+from support.networks import curve, dense, digits, same_weights
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of lightning's own dependencies

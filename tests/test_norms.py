@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-import oracles
 from cheaplip.errors import InputError
 from cheaplip.norms import check_exponent, dual_exponent, per_sample, sample_norm, sample_unit
+from support import oracles
 
 EXPONENTS = st.sampled_from([1, 1.5, 2, 3, 20, math.inf])
 SHAPES = hnp.array_shapes(min_dims=1, max_dims=4, max_side=4)

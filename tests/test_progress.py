@@ -2,7 +2,7 @@ import sys
 
 from cheaplip import fit
 from cheaplip.progress import activity_shown, describe, epochs_shown
-from small import OPTIONS, dense, digits
+from support.networks import OPTIONS, dense, digits
 
 ROW = {"epoch": 1, "train_loss": 0.5, "train_accuracy": 0.25, "weight": 0.0123456, "lower_bound": 3.14159}
 

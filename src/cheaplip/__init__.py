@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bounds.bracket import LipschitzBracket, lipschitz_bracket
-    from .bounds.certificate import certified_radius
-    from .bounds.intervals import Ball
-    from .config import TrainConfig
-    from .data import Dataset
-    from .discrepancy import DiscrepancyPrinciple
-    from .losses import margin_cross_entropy
-    from .pairs import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
-    from .quotient import difference_quotient
-    from .regularizer import LipschitzRegularizer
-    from .robustness import RobustnessReport, evaluate_robustness
-    from .training import TrainResult, fit
+    from .bounds.layers.intervals import Ball
+    from .bounds.radius import certified_radius
+    from .data.arrays import Dataset
+    from .pairs.quotient import difference_quotient
+    from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
+    from .regularization.discrepancy import DiscrepancyPrinciple
+    from .regularization.margin_loss import margin_cross_entropy
+    from .regularization.regularizer import LipschitzRegularizer
+    from .robustness.accuracy import RobustnessReport, evaluate_robustness
+    from .training.config import TrainConfig
+    from .training.loop import TrainResult, fit
 
 __all__ = [
     "Ball",
@@ -45,17 +45,17 @@ __all__ = [
 
 _HOMES = {
     "bounds.bracket": ("LipschitzBracket", "lipschitz_bracket"),
-    "bounds.certificate": ("certified_radius",),
-    "bounds.intervals": ("Ball",),
-    "config": ("TrainConfig",),
+    "bounds.radius": ("certified_radius",),
+    "bounds.layers.intervals": ("Ball",),
+    "training.config": ("TrainConfig",),
     "data": ("Dataset",),
-    "discrepancy": ("DiscrepancyPrinciple",),
-    "losses": ("margin_cross_entropy",),
+    "regularization.discrepancy": ("DiscrepancyPrinciple",),
+    "regularization.margin_loss": ("margin_cross_entropy",),
     "pairs": ("PairSet", "matched_pairs", "perturbed_pairs", "uniform_pairs"),
-    "quotient": ("difference_quotient",),
-    "regularizer": ("LipschitzRegularizer",),
+    "pairs.quotient": ("difference_quotient",),
+    "regularization.regularizer": ("LipschitzRegularizer",),
     "robustness": ("RobustnessReport", "evaluate_robustness"),
-    "training": ("TrainResult", "fit"),
+    "training.loop": ("TrainResult", "fit"),
 }
 
 

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .errors import CheaplipError, InputError, require_known
-from .runs import find_runs
+from .run_folder import find_runs
 from .settings import given_options, numbers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -58,7 +58,7 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where runs and report go; must not hold an earlier demo.")] = Path("cheaplip-demo"),
 ) -> None:
     """The main job on embedded data: train Standard, Weight Reg. and CLIP on digits, evaluate, bracket, report."""
-    from .demo import run_demo
+    from .experiments.demo import run_demo
     from .report import print_summary, write_report
 
     runs = run_demo(out, progress=True)
@@ -108,7 +108,7 @@ def train(
     """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
     given = {name: value for name, value in locals().items() if name not in ("out", "config", "data_dir", "resume")}
     options = given_options(given, config)
-    from .jobs import make_job, resumed_job, run_job
+    from .runs.execute import make_job, resumed_job, run_job
 
     job = resumed_job(out, options) if resume else make_job(options)
     try:
@@ -135,7 +135,7 @@ def evaluate(
 ) -> None:
     """Measure a finished run again: clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket."""
     given = {name: value for name, value in locals().items() if name not in ("run", "data_dir")}
-    from .jobs import evaluate_run
+    from .runs.execute import evaluate_run
 
     result = evaluate_run(run, given_options(given), data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
@@ -149,7 +149,7 @@ def bound(
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples."""
-    from .jobs import bound_run
+    from .runs.execute import bound_run
 
     result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: result[key] for key in ("lipschitz", "certified") if key in result}, indent=2))
@@ -163,7 +163,7 @@ def certify(
     data_dir: DataDir = None,
 ) -> None:
     """Count the test samples that are right and proved to stay so within eps; leaves every sample's radius as a CSV."""
-    from .jobs import RADII, bound_run
+    from .runs.execute import RADII, bound_run
 
     result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
     if "certified" not in result:
@@ -209,7 +209,7 @@ def reproduce(
         _refuse_given(context, experiment, "table", "epochs", "config", "data_dir")
         _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend)
         return
-    from .experiments.images import reproduce_tables
+    from .experiments.table_1 import reproduce_tables
     from .report import print_summary
 
     settings = given_options({"epochs": epochs}, config)
@@ -245,8 +245,8 @@ def _refuse_given(context: typer.Context, experiment: str, *names: str) -> None:
 
 
 def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, backend: str) -> None:
-    from .experiments.analysis import reproduce_analysis
-    from .experiments.regression import reproduce_regression
+    from .experiments.figure_2 import reproduce_regression
+    from .experiments.section_3 import reproduce_analysis
 
     run = reproduce_regression if experiment == "regression" else reproduce_analysis
     try:
@@ -265,7 +265,7 @@ def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, ba
 @data_app.command("list")
 def data_list(data_dir: DataDir = None) -> None:
     """Every data set, what it is, and where it was found."""
-    from .data import catalogue
+    from .data.arrays import catalogue
 
     for entry in catalogue(data_dir):
         typer.echo(f"{entry.name:14} {entry.about}; {entry.where or 'not here: `cheaplip data fetch ' + entry.name + '`'}")
@@ -274,7 +274,7 @@ def data_list(data_dir: DataDir = None) -> None:
 @data_app.command("fetch")
 def data_fetch(name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.")], data_dir: DataDir = None) -> None:
     """Download a data set, verified by checksum."""
-    from .idx import fetch
+    from .data.idx import fetch
 
     typer.echo(f"{name}: {fetch(name, data_dir)}")
 
@@ -282,7 +282,7 @@ def data_fetch(name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.
 @data_app.command("verify")
 def data_verify(name: Annotated[str, typer.Argument(help="A data set.")], data_dir: DataDir = None) -> None:
     """Check every file of a data set against its published checksum."""
-    from .data import verify
+    from .data.arrays import verify
 
     checks = verify(name, data_dir)
     for check in checks:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
-from .discrepancy import ConstantWeight, DiscrepancyPrinciple
 from .errors import InputError
-from .pairs import PairSet
-from .quotient import Model
-from .regularizer import LipschitzRegularizer
+from .pairs.quotient import Model
+from .pairs.sets import PairSet
+from .regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
+from .regularization.regularizer import LipschitzRegularizer
 
 
 class LipschitzMixin:

@@ -15,11 +15,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
-from .config import configure
 from .errors import InputError
-from .models import mlp
-from .quotient import forward
-from .training import fit
+from .models.architectures import mlp
+from .pairs.quotient import forward
+from .training.config import configure
+from .training.loop import fit
 
 Module = Callable[[tuple[int, ...], int], nn.Module]
 """Makes an untrained network from the shape of one input and the number of outputs."""
@@ -59,7 +59,7 @@ class _CLIPEstimator(BaseEstimator):  # type: ignore[misc]
         with torch.random.fork_rng([]):
             torch.manual_seed(seed)
             model = self._untrained(x.shape[1:], outputs)
-        trained = fit(model, (torch.from_numpy(x), y), **{**config.model_dump(), **parts})
+        trained = fit(model, (torch.tensor(x), y), **{**config.model_dump(), **parts})
         self.model_ = trained.model.cpu()
         self.history_ = trained.history
         self.result_ = trained.result

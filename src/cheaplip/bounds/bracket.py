@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from ..errors import ContradictionError, InputError
-from ..pairs import PairSet
-from .intervals import Domain, describe
+from ..pairs.sets import PairSet
+from .layers.intervals import Domain, describe
 from .lower import JACOBIAN_NORMS, jacobian_lower_bound, lower_bound
 from .upper import upper_bound
 

@@ -19,10 +19,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from ..errors import InputError, UnsupportedModuleError, one_line
-from ..quotient import evaluating
-from .chain import Layer
-from .convolutions import Shape
-from .layers import check_forward, has_rule, layer_norm
+from ..pairs.quotient import evaluating
+from .layers.constants import check_forward, has_rule, layer_norm
+from .layers.convolutions import Shape
+from .multipliers.chain import Layer
 
 Certify = Callable[[Sequence[Layer]], float]
 """An upper bound of the Lipschitz constant of a chain."""

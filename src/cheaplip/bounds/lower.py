@@ -14,12 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .. import ascent
 from ..errors import InputError
 from ..norms import dual_exponent, per_sample, sample_norm
-from ..pairs import PairSet
-from ..quotient import Model, evaluating, pair_quotient
-from .intervals import Ball, Domain, box_of, projected
+from ..pairs import ascent
+from ..pairs.quotient import Model, evaluating, pair_quotient
+from ..pairs.sets import PairSet
+from .layers.intervals import Ball, Domain, box_of, projected
 
 RESTARTS, RESTARTS_INSIDE = 150, 16
 """Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""

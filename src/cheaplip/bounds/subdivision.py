@@ -26,11 +26,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .chain import Layer, linear_weight
-from .intervals import Ball, Domain, box_of
-from .layers import BatchNorm, Reshaping, exact_copy
-from .multipliers import UNIT, gamma
-from .slopes import acts_entrywise, derivative, slope_interval
+from .layers.activations import acts_entrywise, derivative, slope_interval
+from .layers.constants import BatchNorm, Reshaping, exact_copy
+from .layers.intervals import Ball, Domain, box_of
+from .multipliers.certificate import UNIT, gamma
+from .multipliers.chain import Layer, linear_weight
 
 FEW = 4
 """With more inputs than this there would be too many cells."""

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from .chain import Layer, make_chain
-from .convolutions import Shape
 from .graph import propagate
-from .intervals import Domain, describe, layer_inputs
-from .layers import infinity_norm, layer_norm
-from .multipliers import Chain, proved_bound
-from .search import search_multipliers
+from .layers.constants import infinity_norm, layer_norm
+from .layers.convolutions import Shape
+from .layers.intervals import Domain, describe, layer_inputs
+from .multipliers.certificate import Chain, proved_bound
+from .multipliers.chain import Layer, make_chain
+from .multipliers.search import search_multipliers
 from .subdivision import FEW, subdivide
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"

@@ -1,7 +1,7 @@
 """Tables, plots and a page from run folders. Reads files only and never imports torch."""
 
-from .page import write_report
-from .rows import Estimate, Row, summary_table
+from .aggregate import Estimate, Row, summary_table
+from .run_page import write_report
 from .tables import csv_table, json_table, markdown_table, plain_table, print_summary, rich_table
 
 __all__ = [

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from markupsafe import Markup
 from matplotlib.axes import Axes
 
-from ..runs import Run
-from .drawing import MARKERS, PALETTE, Style, finish, new_figure
+from ..run_folder import Run
+from .aggregate import COLUMNS, Row, metric
 from .plots import plain_log_ticks
-from .rows import COLUMNS, Row, metric
+from .style import MARKERS, PALETTE, Style, finish, new_figure
 from .tables import value_text
 
 

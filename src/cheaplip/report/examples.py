@@ -18,8 +18,8 @@ import numpy as np
 from matplotlib.image import imsave
 
 from ..errors import InputError
-from ..runs import Run
-from .rows import Row, clean
+from ..run_folder import Run
+from .aggregate import Row, clean
 from .tables import value_text
 
 MOST_PAIRS = 4

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from ..runs import SCHEMA, Json, Run, write_json
-from .html import write_text
-from .rows import Estimate, Kind, mean_interval, number, provenance
+from ..run_folder import SCHEMA, Json, Run, write_json
+from .aggregate import Estimate, Kind, mean_interval, number, provenance
+from .render import write_text
 from .tables import spread_text, value_text
 
 

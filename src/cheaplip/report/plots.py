@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from .drawing import MARKERS, PALETTE, Style, finish, new_figure
-from .rows import Row, distinct, mapping, number
+from .aggregate import Row, distinct, mapping, number
+from .style import MARKERS, PALETTE, Style, finish, new_figure
 
 
 @dataclass(frozen=True)

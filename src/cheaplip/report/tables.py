@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 from typing import TYPE_CHECKING, Literal
 
-from ..runs import SCHEMA, Json, Run
-from .published import NOTE
-from .rows import Estimate, Kind, Row, provenance, summary_table, used_columns
+from ..run_folder import SCHEMA, Json, Run
+from .aggregate import Estimate, Kind, Row, provenance, summary_table, used_columns
+from .paper_values import NOTE
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -1,0 +1,161 @@
+"""From layers to the matrices, slopes and numbers of multipliers of a certificate (`multipliers.Chain`).
+
+Linear layers that follow one another merge where they can. A layer's differences live on (channels, *size), flattened
+with the channels first. Where two weights are dense and an activation between them acts entry by entry, each entry has
+its own multiplier and the slope interval is used. Elsewhere (convolutions too large for a dense matrix, pooling, other
+layers with a constant c) the step is the contraction |dx| <= c |dz|, slopes in [-c, c], with one multiplier a channel,
+or one alone for a layer that mixes channels: never worse than the product of the norms.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ..layers.activations import acts_entrywise, slope_interval
+from ..layers.constants import AvgPool, BatchNorm, MaxPool, Reshaping, batch_norm_scale, layer_norm, linear_part
+from ..layers.convolutions import Convolution, Shape, symbol_entries, symbols
+from .certificate import Chain, Slopes
+
+DENSE_ROWS = 1024
+"""A convolution with more outputs than this is not written as a matrix."""
+ENTRIES = 2**26
+"""No matrix or stack of symbols has more entries than this (1 GiB of complex numbers)."""
+
+Layer = tuple[nn.Module, Shape, Shape]
+"""A module and the shapes of one input and one output."""
+
+
+@dataclass
+class _Step:
+    """What lies between two weights: a (product of) slope intervals, or a contraction."""
+
+    slopes: Slopes
+    exact: bool  # entry by entry, slopes to be used as they are
+    groups: int  # of neighbours that a multiplier may tell apart
+
+
+def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor] | None] | None = None) -> Chain | None:
+    """The certificate's chain; None if a matrix of it would have more than `ENTRIES` entries.
+
+    Its weights have a graph to the network's parameters where gradients are enabled, for a bound to be differentiated.
+
+    Args:
+        layers: of a network without branches, each with a rule in `layers` that allows its settings.
+        intervals: for each layer the interval of its inputs, from which activations take narrower slopes.
+
+    Raises:
+        UnsupportedModuleError: a layer without a rule.
+    """
+    weights: list[Tensor] = []
+    between: list[_Step] = []  # between[i] follows weights[i]
+    for i, (module, shape, out) in enumerate(layers):
+        if isinstance(module, Reshaping):
+            continue
+        weight = linear_weight(module, shape, out)
+        if weight is not None:
+            if weight.numel() > ENTRIES:
+                return None
+            if len(weights) > len(between):  # the previous layer was linear too
+                if weight.dim() == weights[-1].dim() == 2 and weight.shape[1] == weights[-1].shape[0]:
+                    weights[-1] = weight @ weights[-1]
+                    continue
+                if isinstance(module, BatchNorm) and weight.shape[1] == shape[0]:
+                    weights[-1] = _spread(weight.diagonal(), weights[-1].shape[-2])[:, None] * weights[-1]
+                    continue
+                between.append(_contraction(1.0, shape))
+            weights.append(weight)
+            continue
+        if len(weights) == len(between):
+            if weights:
+                between[-1] = _after(between[-1], _step(module, shape, out, None if intervals is None else intervals[i]))
+                continue
+            weights.append(torch.eye(shape[0] if math.prod(shape) > DENSE_ROWS else math.prod(shape)).double())
+        between.append(_step(module, shape, out, None if intervals is None else intervals[i]))
+    last = layers[-1][2] if layers else ()
+    if len(weights) == len(between):
+        weights.append(torch.eye(last[0] if math.prod(last) > DENSE_ROWS else math.prod(last)).double())
+    device = next((w.device for w in weights if w.numel()), torch.device("cpu"))
+    weights = [(weight if torch.is_grad_enabled() else weight.detach()).to(device) for weight in weights]
+    settled = [_settled(step, before, after) for step, before, after in zip(between, weights, weights[1:], strict=False)]
+    return Chain(weights, [(low.to(device), high.to(device)) for (low, high), _ in settled], [k for _, k in settled])
+
+
+def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
+    """The matrix or symbols of a linear layer; None for any other, and for linear ones better taken as contractions."""
+    if type(module).forward not in {kind.forward for kind in (nn.Linear, *get_args(Convolution | BatchNorm | AvgPool))}:
+        return None
+    if isinstance(module, nn.Linear) and len(shape) == 1:
+        return module.weight.double()
+    if isinstance(module, BatchNorm):
+        scale = batch_norm_scale(module)
+        return torch.diag(scale) if math.prod(shape) > DENSE_ROWS else torch.diag(_spread(scale, math.prod(shape)))
+    if math.prod(out) <= DENSE_ROWS and math.prod(out) * math.prod(shape) <= ENTRIES:
+        part, weight = linear_part(module), getattr(module, "weight", None)
+        own = {} if weight is None else {"weight": weight.double()}
+        units = torch.eye(math.prod(shape), dtype=torch.float64, device=_device(module)).split(256)
+        return torch.cat([functional_call(part, own, (some.reshape(-1, *shape),)).flatten(1) for some in units]).T
+    if isinstance(module, Convolution):
+        if symbol_entries(module, shape) > ENTRIES:
+            return torch.empty(0).expand(ENTRIES + 1)
+        return symbols(module, shape)
+    return None
+
+
+def _step(module: nn.Module, shape: Shape, out: Shape, interval: tuple[Tensor, Tensor] | None) -> _Step:
+    if acts_entrywise(module):
+        slopes = slope_interval(module, *interval) if interval is not None else slope_interval(module)
+        low, high = (slope.flatten() if slope.dim() else slope for slope in slopes)
+        return _Step((low, high), True, math.prod(shape))
+    channelwise = isinstance(module, MaxPool | AvgPool | nn.AdaptiveAvgPool2d)
+    return _contraction(layer_norm(module, shape), shape if channelwise else (1,))
+
+
+def _contraction(constant: float, shape: Shape) -> _Step:
+    c = torch.tensor(constant, dtype=torch.float64)
+    return _Step((-c, c), False, shape[0])
+
+
+def _after(first: _Step, second: _Step) -> _Step:
+    """One non-linear layer after another."""
+    if first.exact and second.exact:
+        ends = torch.stack(torch.broadcast_tensors(*(a * b for a in first.slopes for b in second.slopes)))
+        return _Step((ends.amin(0), ends.amax(0)), True, first.groups)
+    groups = min(first.groups, second.groups)
+    steepest = [torch.maximum(*(end.abs() for end in step.slopes)) for step in (first, second)]
+    c = _per_group(steepest[0], groups) * _per_group(steepest[1], groups)
+    return _Step((-c, c), False, groups)
+
+
+def _settled(step: _Step, before: Tensor, after: Tensor) -> tuple[Slopes, int]:
+    """The slopes as the recursion takes them, and the number of multipliers, a divisor of the entries on both sides."""
+    low, high = step.slopes
+    rows, columns = before.shape[-2], after.shape[-1]
+    if step.exact and before.dim() == after.dim() == 2 and rows == columns == step.groups:
+        return step.slopes, rows
+    groups = min(step.groups, rows, columns)
+    if any(n % groups for n in (rows, columns, step.groups)):
+        groups = 1
+    c = _per_group(torch.maximum(low.abs(), high.abs()), groups)
+    return (-c, c), groups
+
+
+def _per_group(values: Tensor, groups: int) -> Tensor:
+    """The largest of each of `groups` runs of neighbours; one number serves all."""
+    if values.dim() == 0 or len(values) == groups:
+        return values
+    return values.reshape(groups, -1).amax(1) if len(values) % groups == 0 else values.amax()
+
+
+def _spread(values: Tensor, n: int) -> Tensor:
+    return values if len(values) == n else values.repeat_interleave(n // len(values))
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((p.device for p in module.parameters()), torch.device("cpu"))

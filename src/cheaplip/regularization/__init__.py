@@ -1,0 +1,1 @@
+"""What is added to the loss: penalties, and the rule that moves their weight."""

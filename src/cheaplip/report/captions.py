@@ -1,0 +1,139 @@
+"""What the page says in words, for a reader who has not read the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .aggregate import CERTIFIED_AT, METHODS, Row, clean, distinct, mapping, number, used_columns
+from .tables import value_text
+
+ABOUT_METHODS = {
+    "standard": "Plain training: nothing restrains the network.",
+    "weight": "Weight regularisation: large weights cost something.",
+    "clip": (
+        "Cheap Lipschitz training (Bungert et al., 2021, arXiv:2103.12531): a steep answer costs something. Steepness "
+        "is measured on pairs of inputs that are themselves moved, again and again, to where the network is steepest."
+    ),
+}
+
+PUBLISHED = (
+    "Our means with their 95 % intervals in colour; crosses are the values that the paper prints (or, for the network "
+    "784-200-80-10, the README of its authors' code). The printed values are single numbers without a spread."
+)
+TRAINING = "Lines are means over the seeds, bands reach from the smallest to the largest seed; one seed has no band."
+EPS = (
+    "How far a sample may be moved, and how many samples the network then still gets right when the movement is chosen "
+    "against it. A high curve that falls late is a robust network. The dotted line marks the length used in the table."
+)
+CERTIFIED = (
+    "Thick, with marks: the share of test samples that are right and proved to stay so, however they are moved by at most "
+    "eps. Thin: the share that the strong attack leaves right. The truth lies between the two lines; what is between them "
+    "nobody knows."
+)
+TUNING = (
+    "Above, the weight of the penalty; below, the training accuracy (for regression, the loss), with the target as a "
+    "dashed line. While the network is better than its target the weight rises, and while it is worse the weight falls. "
+    "A weight of zero, as while training warms up, has no place on a log scale."
+)
+BRACKET = (
+    "The Lipschitz constant is the steepest slope of the network. It cannot be computed exactly, but it can be "
+    "enclosed: lower ≤ Lip ≤ upper. Each bar spans that bracket for one run, the numbers are means over the seeds; "
+    "small and short is good. A bar that runs out of the plot has no upper bound."
+)
+CLOSING = (
+    "Runs whose penalty presses on both ends: above, the upper end that the certificate proves after each epoch; below, "
+    "thin, the steepest of the pairs. The constant lies between."
+)
+PAIRS = (
+    "What CLIP does to pairs of inputs of different classes: before and after the ascent, which moves both to where the "
+    "network answers most differently; on the trained network and, where the run kept them, on the network of earlier "
+    "epochs. The quotient is the change of the network's output divided by the distance of the two inputs. Below each "
+    "input: what the network takes it for, and how sure it is."
+)
+
+
+def lead(rows: Sequence[Row]) -> str:
+    """One sentence: what was compared."""
+    runs = sum(row.n for row in rows)
+    methods = len({row.method for row in rows})
+    return f"{runs} training {'run' if runs == 1 else 'runs'}, {methods} {'method' if methods == 1 else 'methods'}."
+
+
+def about_methods(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """The methods among `rows` that we know, each with a sentence."""
+    used = {row.method for row in rows}
+    return [(METHODS[method], text) for method, text in ABOUT_METHODS.items() if method in used]
+
+
+def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
+    """Each column of the table with what it means, how it was measured here, and on how many samples."""
+    noise, eps, step, iterations, restarts = (_setting(rows, key) for key in ("noise", "eps", "step", "iterations", "restarts"))
+    steps = f"{iterations} steps" if iterations else "steps"
+    of_length = f" of {step}" if step else ""
+    within = f"eps = {eps}" if eps else "eps"
+    start = f"the best of {restarts} random starts" if restarts not in ("", "1") else "a random start"
+    text = {
+        "train_accuracy": "Share of the training samples classified correctly.",
+        "test_accuracy": "The same on samples the network has never seen.",
+        "noise_accuracy": (
+            f"Test samples with Gaussian noise{noise and f' of standard deviation {noise}'} added to every value."
+        ),
+        "noise_accuracy_clamped": "The same noise, the noisy values then cut back to the range of the data.",
+        "pgd_accuracy": (
+            f"Test samples under the paper's attack, its eq. (14): {steps}{of_length} along the sign of the loss "
+            f"gradient, each pulled back to a Euclidean distance of at most {within}. A weak attack: only its end "
+            "counts, and its steps are coarse."
+        ),
+        "pgd_accuracy_clamped": "The same attack, every step cut back to the range of the data.",
+        "strong_accuracy": (
+            f"Test samples under a stronger attack: {steps} of Euclidean length{of_length.removeprefix(' of')} along "
+            f"the gradient of the margin, from {start}, at most {within} away and inside the range of the data. A sample "
+            "counts as correct only if no step on the way fools the network."
+        ),
+        **{
+            f"certified_{eps:g}": f"Share that is right and proved to stay so, however moved by at most {eps:g}."
+            for eps in CERTIFIED_AT
+        },
+        "train_loss": "Mean loss on the training samples.",
+        "test_loss": "Mean loss on samples the network has never seen.",
+        "weight": "Factor of the penalty at the end of training: λ of CLIP, μ of Weight Reg.",
+        "lipschitz_lower": f"Lip is at least this: an example proves it. Rounded down.{_bound_method(rows, 'lower')}",
+        "lipschitz_upper": f"Lip is at most this: proven. Rounded up.{_bound_method(rows, 'upper')}{_scope(rows)}",
+        "seconds": "Time of the run on the machine named below.",
+    }
+    return [
+        (column.title + (" %" if column.kind == "percent" else ""), text[column.key] + _samples(rows, column.key))
+        for column in used_columns(rows)
+    ]
+
+
+def missing_bounds(rows: Sequence[Row]) -> list[str]:
+    """For each row without an upper bound, the reason that its runs give."""
+    lipschitz = {row: [mapping(run.result.get("lipschitz")) for run in row.runs] for row in rows}
+    return [
+        f"{row.label} has no upper bound: {clean(reason)}"
+        for row, brackets in lipschitz.items()
+        for reason in distinct([bracket.get("reason") for bracket in brackets if number(bracket.get("upper")) is None])
+    ]
+
+
+def _setting(rows: Sequence[Row], key: str) -> str:
+    values = [number(mapping(run.result.get("evaluation")).get(key)) for row in rows for run in row.runs]
+    return " or ".join(value_text(value, "number") for value in distinct(values))
+
+
+def _samples(rows: Sequence[Row], key: str) -> str:
+    counts = sorted({e.samples for row in rows if (e := row.metrics.get(key)) is not None and e.samples is not None})
+    return f" {' or '.join(f'{count:,}' for count in counts)} samples." if counts else ""
+
+
+def _bound_method(rows: Sequence[Row], side: str) -> str:
+    brackets = [mapping(run.result.get("lipschitz")) for row in rows for run in row.runs]
+    methods = [clean(name) for name in distinct([mapping(bracket.get("method")).get(side) for bracket in brackets])]
+    return f" By: {'; '.join(methods)}." if methods else ""
+
+
+def _scope(rows: Sequence[Row]) -> str:
+    brackets = [mapping(run.result.get("lipschitz")) for row in rows for run in row.runs]
+    scopes = [clean(scope) for scope in distinct([bracket.get("scope") for bracket in brackets])]
+    return f" Scope: {'; '.join(scopes)}." if scopes else ""

@@ -1,0 +1,192 @@
+"""How many samples a classifier gets right: clean, under noise, under eq. (14), under a strong attack, and versus eps."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Generator, Tensor
+
+from ..errors import InputError
+from ..norms import all_finite
+from ..pairs.quotient import Model, evaluating, forward
+from .attacks import Box, classified, gaussian_noise, normalized_pgd, random_start, signed_pgd
+
+CHUNK = 500
+"""Samples in one forward pass; fixed, so that a seed gives the same noise and the same starts everywhere."""
+
+
+@dataclass(frozen=True)
+class RobustnessReport:
+    """Accuracies as fractions, each with the number of samples behind it in `samples`."""
+
+    test_accuracy: float
+    noise_accuracy: float  # Gaussian noise, not clamped: the reading that fits the paper's table
+    noise_accuracy_clamped: float  # the same, clamped to the domain
+    pgd_accuracy: float  # eq. (14), not clamped
+    pgd_accuracy_clamped: float  # the same, each step clamped to the domain
+    strong_accuracy: float  # normalised-gradient L2 PGD from random starts, clamped; robust only if no iterate fools
+    curve: list[dict[str, float]]  # of {eps, strong_accuracy, n}: robust at eps and at every smaller eps of the curve
+    samples: dict[str, int] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def check_classifier(model: Model, x: Tensor, y: Tensor) -> int:
+    """The number of classes; `InputError` unless x is finite and the labels y fit it and the model's outputs."""
+    if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0:
+        got = f"x {tuple(x.shape)}, y {tuple(y.shape)} of {y.dtype}"
+        raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, "Give one class number a sample.")
+    if not all_finite(x):
+        raise InputError("finite inputs", "nan or inf", "Remove or impute the samples with missing values.")
+    with torch.no_grad():
+        outputs = forward_checked(model, x[:1])
+    if outputs.dim() != 2 or outputs.shape[1] < 2 or outputs.shape[1] <= int(y.max()) or int(y.min()) < 0:
+        got = f"outputs {tuple(outputs.shape)} and labels {int(y.min())} to {int(y.max())}"
+        raise InputError("a model with one output for each of the classes 0, 1, ...", got, "Give the last layer more outputs.")
+    return int(outputs.shape[1])
+
+
+def forward_checked(model: Model, x: Tensor) -> Tensor:
+    """f(x), a shape that the model cannot take turned into an `InputError`."""
+    try:
+        return forward(model, x)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:  # torch's messages for shapes that do not fit
+        got = f"inputs {tuple(x.shape)}: {str(error).partition(chr(10))[0]}"
+        raise InputError("a model that takes these inputs", got, "Fit one to the other.") from error
+
+
+def accuracy(model: Model, x: Tensor, y: Tensor) -> float:
+    """Share of x, `(n, *input)`, whose largest output is at the label y, `(n,)`; evaluation mode."""
+    return int(_right(model, x, y).sum()) / len(y)
+
+
+def evaluate_robustness(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float = 2.0,
+    noise: float = 1.0,
+    iterations: int = 100,
+    step: float | None = None,
+    restarts: int = 1,
+    domain: Box | None = (0.0, 1.0),
+    attack_samples: int = 2000,
+    curve: Sequence[float] = (),
+    curve_samples: int = 1000,
+    seed: int = 0,
+) -> RobustnessReport:
+    """Accuracy of a classifier, clean and disturbed. L2 norm; the first samples of x are the attacked ones.
+
+    Args:
+        model: the classifier; evaluated in evaluation mode, its mode restored.
+        x: inputs, `(n, *input)`, on the model's device.
+        y: labels, `(n,)` int64.
+        eps: radius of both attacks, in units of the inputs.
+        noise: standard deviation of the Gaussian noise.
+        iterations: steps of both attacks.
+        step: their step size; by default eps / 8, the paper's 0.25 at its eps of 2.
+        restarts: random starts of the strong attack; a sample is robust only if none fools it.
+        domain: box of the inputs, for the clamped noise and the strong attack; None: no box.
+        attack_samples: how many samples both attacks get.
+        curve: radii at which to attack strongly as well (one start each).
+        curve_samples: how many samples the curve gets.
+        seed: of noise and random starts.
+
+    Raises:
+        InputError: inputs, labels and model that do not fit, inputs outside the domain, a radius <= 0, counts < 1.
+    """
+    step = eps / 8 if step is None else step
+    for name, value in {"eps": eps, "noise": noise, "step": step, **{f"curve point {e}": e for e in curve}}.items():
+        if not 0 < value < math.inf:
+            raise InputError(f"a finite {name} > 0", value, "Give a positive number in units of the inputs.")
+    counts = {"iterations": iterations, "restarts": restarts, "samples": attack_samples, "curve samples": curve_samples}
+    for name, count in counts.items():
+        if count < 1:
+            raise InputError(f"{name} >= 1", count, "Give a positive number.")
+    check_classifier(model, x, y)
+    if domain is not None and not (domain[0] <= x.amin() and x.amax() <= domain[1]):
+        got = f"{domain} and inputs from {float(x.amin()):g} to {float(x.amax()):g}"
+        raise InputError("a domain (low, high) that holds all inputs", got, "Give the inputs' box, or None for no box.")
+    generator = torch.Generator().manual_seed(seed)
+    attacked, curved = slice(0, attack_samples), slice(0, curve_samples)
+    with evaluating(model):
+        noisy, clamped = _noise_accuracies(model, x, y, noise, generator, domain)
+        pgd = _signed_accuracy(model, x[attacked], y[attacked], eps, step, iterations, None)
+        pgd_clamped = pgd
+        if domain is not None:
+            pgd_clamped = _signed_accuracy(model, x[attacked], y[attacked], eps, step, iterations, domain)
+        strong = _standing(model, x[attacked], y[attacked], [eps] * restarts, iterations, domain, generator, step)[-1]
+        radii = sorted(curve)
+        along = _standing(model, x[curved], y[curved], radii, iterations, domain, generator)
+        test = accuracy(model, x, y)
+    n, n_attacked = len(y), len(y[attacked])
+    samples = dict.fromkeys(["test_accuracy", "noise_accuracy", "noise_accuracy_clamped"], n)
+    samples |= dict.fromkeys(["pgd_accuracy", "pgd_accuracy_clamped", "strong_accuracy"], n_attacked)
+    settings: dict[str, object] = {"eps": eps, "noise": noise, "iterations": iterations, "step": step}
+    settings |= {"restarts": restarts, "domain": domain, "seed": seed}
+    points = [{"eps": e, "strong_accuracy": a, "n": len(y[curved])} for e, a in zip(radii, along, strict=True)]
+    return RobustnessReport(test, noisy, clamped, pgd, pgd_clamped, strong, points, samples, settings)
+
+
+def _noise_accuracies(
+    model: Model, x: Tensor, y: Tensor, sigma: float, generator: Generator, domain: Box | None
+) -> tuple[float, float]:
+    right = clamped_right = 0
+    for xs, ys in _chunks(x, y):
+        noisy = gaussian_noise(xs, sigma, generator)
+        right += int(_right(model, noisy, ys).sum())
+        clamped_right += int(_right(model, noisy if domain is None else noisy.clamp(*domain), ys).sum())
+    return right / len(y), clamped_right / len(y)
+
+
+def _signed_accuracy(model: Model, x: Tensor, y: Tensor, eps: float, step: float, iterations: int, box: Box | None) -> float:
+    right = 0
+    for xs, ys in _chunks(x, y):
+        adversarial = signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations, box=box)
+        right += int(_right(model, adversarial, ys).sum())
+    return right / len(y)
+
+
+def _standing(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    radii: Sequence[float],
+    iterations: int,
+    domain: Box | None,
+    generator: Generator,
+    step: float | None = None,
+) -> list[float]:
+    """Share of samples, right as they are, that no strong attack so far has fooled, after each of the radii in turn."""
+    standing = _right(model, x, y)
+    shares = []
+    for eps in radii:
+        start = random_start(x, eps, generator)
+        for index in standing.nonzero().squeeze(1).split(CHUNK):
+            _, fooled = normalized_pgd(
+                model,
+                x[index],
+                y[index],
+                eps=eps,
+                step=eps / 8 if step is None else step,
+                iterations=iterations,
+                box=domain,
+                start=start[index],
+            )
+            standing[index] = ~fooled
+        shares.append(int(standing.sum()) / len(y))
+    return shares
+
+
+@torch.no_grad()
+def _right(model: Model, x: Tensor, y: Tensor) -> Tensor:
+    return torch.cat([classified(forward(model, xs), ys) for xs, ys in _chunks(x, y)])
+
+
+def _chunks(x: Tensor, y: Tensor) -> zip[tuple[Tensor, Tensor]]:
+    return zip(x.split(CHUNK), y.split(CHUNK), strict=True)

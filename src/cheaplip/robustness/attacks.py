@@ -1,0 +1,147 @@
+"""Noise and attacks on classifiers: eq. (14) of the paper, and a strong L2 attack. Deterministic for a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Generator, Tensor
+
+from ..norms import per_sample, sample_norm, sample_unit
+from ..pairs.quotient import Model
+
+Box = tuple[float, float]
+
+
+def gaussian_noise(x: Tensor, sigma: float, generator: Generator, box: Box | None = None) -> Tensor:
+    """Noisy x + sigma * r, r standard normal (drawn on the CPU: the same noise on every device), clamped to `box` if given."""
+    noisy = x + sigma * torch.randn(x.shape, generator=generator).to(x)
+    return noisy if box is None else noisy.clamp(*box)
+
+
+def signed_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float = 2.0,
+    step: float = 0.25,
+    iterations: int = 100,
+    box: Box | None = None,
+) -> Tensor:
+    r"""Equation (14) of the CLIP paper: x_adv <- Pi(x_adv + step * sign(grad l)), from x, the last iterate.
+
+    l is the cross-entropy. Pi is the projection onto the L2 ball of radius `eps` round x (and then onto `box`, if given).
+    The sign step is far longer than eps in high dimension, so this is a weak attack, here to compare with the paper.
+
+    Args:
+        model: the classifier, in evaluation mode already.
+        x: inputs, `(n, *input)`.
+        y: labels, `(n,)`.
+        eps: radius of the ball.
+        step: alpha.
+        iterations: number of steps.
+        box: also stay in (low, high); the paper does not.
+    """
+    adversarial = x
+    for _ in range(iterations):
+        gradient, _ = _ascent(model, adversarial, y, _log_odds)
+        adversarial = _project(adversarial + step * gradient.sign(), x, eps, box)
+    return adversarial
+
+
+def normalized_pgd(
+    model: Model,
+    x: Tensor,
+    y: Tensor,
+    *,
+    eps: float = 2.0,
+    step: float = 0.25,
+    iterations: int = 100,
+    box: Box | None = None,
+    start: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Strong L2 attack: steps of length `step` along a normalised gradient, projected on the ball and then the box.
+
+    What rises is the (soft) largest other logit minus that of the label, in units of the logits' spread: the attack is
+    the same whatever the scale of the logits. (The gradient of the cross-entropy, flat for the small logits of flat networks,
+    makes a weak attack: of the first 2,000 MNIST test images, eps 2, one CLIP 95 network, it leaves 53 % where this leaves
+    41 %.)
+    A sample is fooled if any point on the way is misclassified, the start and the end included; it then stays at the
+    first such point and costs nothing further.
+
+    Args:
+        model: the classifier, in evaluation mode already.
+        x: inputs, `(n, *input)`.
+        y: labels, `(n,)`.
+        eps: radius of the ball.
+        step: length of a step.
+        iterations: number of steps.
+        box: the inputs' domain (low, high).
+        start: first points, `(n, *input)`, projected too; x itself by default.
+
+    Returns:
+        The adversarial points `(n, *input)` and whether each sample was fooled, `(n,)` bool.
+    """
+    adversarial = x.clone() if start is None else _project(start, x, eps, box)
+    fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
+    standing = torch.arange(len(x), device=x.device)  # indices of the samples not fooled yet
+    for _ in range(iterations):
+        if len(standing) == 0:
+            return adversarial, fooled
+        gradient, right = _ascent(model, adversarial[standing], y[standing], _soft_margin)
+        fooled[standing] = ~right
+        standing, gradient = standing[right], gradient[right]
+        ahead = adversarial[standing] + step * sample_unit(gradient)
+        adversarial[standing] = _project(ahead, x[standing], eps, box)
+    with torch.no_grad():
+        fooled[standing] = ~classified(model(adversarial[standing]), y[standing])
+    return adversarial, fooled
+
+
+def random_start(x: Tensor, eps: float, generator: Generator) -> Tensor:
+    """Points uniform in the L2 balls of radius `eps` round x, drawn on the CPU."""
+    direction = torch.randn(x.shape, generator=generator).to(x)
+    dimension = x[0].numel()
+    radius = eps * torch.rand(len(x), generator=generator).to(x) ** (1 / dimension)
+    return x + per_sample(radius, x) * sample_unit(direction)
+
+
+def classified(logits: Tensor, y: Tensor) -> Tensor:
+    """Which samples are classified as y, `(n,)` bool; nan is no classification."""
+    return (logits.argmax(1) == y) & ~logits.isnan().any(1)
+
+
+def _ascent(model: Model, x: Tensor, y: Tensor, rise: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """The gradient of each sample's `rise(logits, y)`, and which samples are classified as y."""
+    x = x.detach().requires_grad_()
+    with torch.enable_grad():
+        logits = model(x)
+        (gradient,) = torch.autograd.grad(rise(logits, y).sum(), x)
+    return gradient.nan_to_num(0.0), classified(logits.detach(), y)
+
+
+def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+    """Of the other classes: log(exp(l) - 1), l the cross-entropy. Rises with l, but is not flat where the network is sure."""
+    label = y[:, None]
+    return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
+
+
+def _soft_margin(logits: Tensor, y: Tensor) -> Tensor:
+    """The soft largest other logit minus that of the label, in units of a quarter of the logits' spread.
+
+    Without the units an attack would look weaker the smaller the logits are, as in networks with a small Lipschitz
+    constant: close logits all pull at once. The spread is a constant to the gradient. The factor 4 measured strongest on
+    adversarially trained and on CLIP networks alike, before the hard margin and the cross-entropy.
+    """
+    spread = logits.detach().std(1, keepdim=True)
+    return _log_odds(4 * logits / torch.where(spread > 0, spread, 1.0), y)
+
+
+def _project(adversarial: Tensor, x: Tensor, eps: float, box: Box | None) -> Tensor:
+    """Projection onto the ball round x; then onto the box, which only shortens the way as x lies in it."""
+    offset = adversarial - x
+    length = sample_norm(offset)
+    scale = torch.where(length > eps, eps / torch.where(length > 0, length, 1.0), 1.0)
+    projected = x + per_sample(scale, x) * offset
+    return projected if box is None else projected.clamp(*box)

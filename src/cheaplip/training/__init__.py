@@ -1,0 +1,1 @@
+"""How a network is trained: `fit`, Algorithm 2 of the CLIP paper."""

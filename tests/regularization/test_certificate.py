@@ -1,0 +1,183 @@
+"""The certificate in training: a bound at every step, learnt alongside, never lost, resumed as it was."""
+
+import pytest
+import torch
+from torch import nn
+
+from cheaplip import LipschitzRegularizer, fit, lipschitz_bracket, perturbed_pairs
+from cheaplip.bounds.upper import upper_bound
+from cheaplip.data.arrays import load
+from cheaplip.errors import InputError, UnsupportedModuleError
+from cheaplip.models.architectures import cnn, mlp
+from cheaplip.regularization.certificate import LearntCertificate
+
+
+def network(seed=0, hidden=(12, 10), activation="relu"):
+    torch.manual_seed(seed)
+    return mlp((6,), 3, hidden=hidden, activation=activation)
+
+
+@pytest.mark.parametrize("activation", ["relu", "softplus", "sigmoid"])
+def test_the_first_bound_is_about_the_searched_one(activation):
+    model = network(activation=activation)
+    bound = LearntCertificate(model, (6,))().detach()
+    best = upper_bound(model, (6,)).value
+    assert best * (1 - 1e-6) <= float(bound) <= 1.05 * best
+
+
+class Sum(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(6, 3), nn.Linear(6, 3)
+
+    def forward(self, x):
+        return self.one(x) + self.two(x)
+
+
+def convolutional():
+    """One convolution as a matrix, one by its symbols; strides, padding, pooling, a normalisation."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 3), nn.MaxPool2d(2)]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(72, 8), nn.Softplus(), nn.Linear(8, 3)).eval()
+
+
+@pytest.mark.parametrize(("make", "shape"), [(network, (6,)), (convolutional, (1, 28, 28))])
+def test_gradients_go_to_the_weights(make, shape, monkeypatch):
+    monkeypatch.setattr("cheaplip.bounds.multipliers.chain.DENSE_ROWS", 300)
+    model = make().double()
+    certificate = LearntCertificate(model, shape)
+    bound = certificate()
+    weights = [p for p in model.parameters() if p.dim() > 1]
+    for weight, gradient in zip(weights, torch.autograd.grad(bound, weights), strict=True):
+        index = torch.unravel_index(gradient.abs().argmax(), gradient.shape)
+        with torch.no_grad():
+            ends = []
+            for change in (1e-6, -2e-6):
+                weight[index] += change
+                ends.append(float(certificate()))
+            weight[index] += 1e-6
+        assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float(gradient[index]), rel=1e-3)
+
+
+def test_multipliers_follow_weights_that_move():
+    model = network()
+    certificate = LearntCertificate(model, (6,), lr=0.03)
+    certificate()
+    with torch.no_grad():
+        for layer in (model[1], model[3], model[5]):
+            layer.weight.add_(0.05 * torch.randn_like(layer.weight))
+    left_behind = float(certificate().detach())
+    for _ in range(300):
+        certificate().backward()
+        certificate.step()
+    best = upper_bound(model, (6,)).value
+    assert best * (1 - 1e-6) <= float(certificate().detach()) <= min(1.02 * best, left_behind)
+
+
+@pytest.mark.parametrize("factor", [3.0, 1e3, 1e-3])
+def test_no_jump_of_the_weights_loses_the_certificate(factor):
+    model = network(hidden=(12, 10, 8))
+    certificate = LearntCertificate(model, (6,))
+    certificate()
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                layer.weight.mul_(factor)
+    bound = certificate()
+    assert bound.isfinite()
+    assert float(bound.detach()) >= upper_bound(model, (6,)).value * (1 - 1e-6)
+    bound.backward()
+    certificate.step()
+    assert certificate().isfinite()
+
+
+def test_a_gradient_that_is_not_finite_moves_nothing():
+    model = network()
+    certificate = LearntCertificate(model, (6,))
+    (certificate() * torch.inf).backward()
+    before = [log.clone() for log in certificate.state_dict()["logs"]]
+    certificate.step()
+    assert all(torch.equal(*pair) for pair in zip(before, certificate.state_dict()["logs"], strict=True))
+
+
+def test_the_penalty_is_that_of_the_pairs_and_a_share_of_the_square():
+    model = network()
+    pairs = perturbed_pairs(torch.randn(20, 6), seed=0)
+    plain, both = (LipschitzRegularizer(model, pairs, interval=4, certify=w) for w in (0.0, 0.3))
+    extra = float((both() - plain()).detach())
+    assert extra == pytest.approx(4 * 0.3 * float(LearntCertificate(model, (6,))().square().detach()), rel=1e-4)
+    for regularizer in (plain, both):
+        regularizer.step()
+    assert float(both()) == float(plain()) == 0.0  # between two penalties
+
+
+def test_refusals():
+    pairs = perturbed_pairs(torch.randn(20, 1, 8, 8), seed=0)
+    with pytest.raises(UnsupportedModuleError, match="LayerNorm"):
+        LearntCertificate(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (6,))
+    with pytest.raises(UnsupportedModuleError, match="circular"):
+        LearntCertificate(nn.Sequential(nn.Conv2d(1, 3, 3, padding_mode="circular"), nn.Flatten()), (1, 8, 8))
+    with pytest.raises(UnsupportedModuleError, match="Linear"):  # its matrix is too large, it would be a mere number
+        LearntCertificate(nn.Sequential(nn.Linear(2, 600), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 2)), (3, 2))
+    with pytest.raises(UnsupportedModuleError, match="branches"):
+        LearntCertificate(Sum(), (6,))
+    for options in ({"certify": -1.0}, {"certify": float("nan")}, {"certify": 0.1, "input_norm": 1}):
+        with pytest.raises(InputError, match="certify"):
+            LipschitzRegularizer(mlp((1, 8, 8), 3), pairs, **options)
+    with pytest.raises(InputError, match="an nn"):
+        LipschitzRegularizer(lambda x: x, pairs, certify=0.1)
+
+
+DIGITS = {"weight": 0.01, "epochs": 10, "interval": 2, "batch_size": 32}
+
+
+def trained(out=None, **options):
+    torch.manual_seed(0)
+    return fit(mlp((1, 8, 8), 10, hidden=(32, 32)), load("digits"), out=out, **(DIGITS | options))
+
+
+def test_training_closes_the_bracket_of_a_convolutional_network():
+    uppers = []
+    for w in (0.0, 0.01):
+        torch.manual_seed(0)
+        model = cnn((1, 8, 8), 10, hidden=(4, 8, 16))
+        done = fit(model, load("digits"), certify=w, target=0.95, epochs=30, lr=0.05, batch_size=32)
+        uppers.append(upper_bound(model, (1, 8, 8)).value)
+    assert done.result["train_accuracy"] > 0.9
+    assert uppers[1] <= 1.01 * done.history[-1]["upper_bound"]  # of a search that need not end at the very best
+    assert uppers[1] < 0.7 * uppers[0]
+
+
+def test_training_closes_the_bracket():
+    x = load("digits").test_x[:100]
+    without, certified = (lipschitz_bracket(trained(certify=w).model, x) for w in (0.0, 1.0))
+    assert certified.ratio - 1 < 0.3 * (without.ratio - 1)
+    assert certified.upper < 0.5 * without.upper
+
+
+@pytest.mark.parametrize("seed", [0, 3, 4])
+def test_multipliers_at_the_edge_do_not_blow_up_the_weights(seed):
+    """These seeds once diverged: close to infeasible multipliers the bound's gradient has no limit."""
+    model = trained(certify=0.1, epochs=4, seed=seed).model
+    assert upper_bound(model, (1, 8, 8)).value < 20
+
+
+def test_what_is_proved_after_each_epoch_is_in_the_history():
+    done = trained(certify=0.1, epochs=3)
+    for row in done.history:
+        assert row["lower_bound"] <= row["upper_bound"]
+    assert done.history[-1]["upper_bound"] >= upper_bound(done.model, (1, 8, 8)).value * (1 - 1e-6)
+
+
+def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
+    whole = trained(certify=0.1)
+
+    def stop(epoch, model):
+        if epoch == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        trained(out=tmp_path / "run", certify=0.1, after_epoch=stop)
+    resumed = trained(out=tmp_path / "run", certify=0.1, resume=True)
+    for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
+        assert torch.equal(a, b)

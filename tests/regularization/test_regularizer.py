@@ -1,0 +1,233 @@
+"""The regularizer: its penalty and gradient against loops, the order of visits, the pool, the ascent."""
+
+import copy
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from cheaplip import LipschitzRegularizer, PairSet, perturbed_pairs
+from cheaplip.norms import sample_norm
+from cheaplip.regularization.regularizer import reduce_quotients
+from support import oracles
+from support.regularizers import made, network, some_pairs
+
+REDUCTIONS = pytest.mark.parametrize("reduction", ["max", "mean", "topk"])
+POWERS = pytest.mark.parametrize("power", [1, 2])
+
+
+@REDUCTIONS
+@POWERS
+@given(values=st.lists(st.floats(0, 100, width=32), min_size=1, max_size=8), k=st.integers(1, 10))
+def test_reductions(reduction, power, values, k):
+    actual = reduce_quotients(torch.tensor(values), reduction, power, k)
+    assert actual.item() == pytest.approx(oracles.reduced(values, reduction, power, min(k, len(values))), rel=1e-5, abs=1e-30)
+
+
+@REDUCTIONS
+@POWERS
+def test_penalty_and_its_gradient_are_those_of_the_loop_over_pairs(reduction, power):
+    model, pairs = network(), some_pairs(6)
+    made(model, pairs, active=6, reduction=reduction, power=power, k=3)().backward()
+    actual = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    quotients = [oracles.differentiable_quotient(model, a, b) for a, b in zip(pairs.u, pairs.v, strict=True)]
+    expected = oracles.reduced(quotients, reduction, power, 3)
+    expected.backward()
+    for gradient, parameter in zip(actual, model.parameters(), strict=True):
+        oracle = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        torch.testing.assert_close(gradient, oracle, rtol=1e-4, atol=1e-6)
+    penalty = made(model, pairs, active=6, reduction=reduction, power=power, k=3)()
+    torch.testing.assert_close(penalty, expected)
+
+
+def test_other_norms():
+    model, pairs = network(), some_pairs(6)
+    norms = {"input_norm": math.inf, "output_norm": 1}
+    regularizer = made(model, pairs, active=6, reduction="max", power=1, step_size=1e-3, **norms)
+    expected = oracles.quotients(model, pairs.u, pairs.v, np.inf, 1).max()
+    assert regularizer().item() == pytest.approx(expected, rel=1e-5)
+    regularizer.step()
+    assert regularizer().item() > expected
+
+
+def visits(n, active, rounds):
+    """The numbers of the pairs that each of the calls of some rounds evaluates."""
+    seen = []
+
+    def model(x):
+        seen.append(x[::2, 0].round().int().tolist())
+        return x
+
+    u = torch.stack([torch.arange(float(n)), torch.zeros(n)], dim=1)
+    pairs = PairSet(u, u + torch.tensor([0.0, 1.0]))
+    regularizer = made(model, pairs, active=active, step_size=1e-3)
+    calls = []
+    for _ in range(rounds * (n // active)):
+        regularizer()
+        calls.append(seen[-1])
+        regularizer.step()
+    return calls
+
+
+@given(active=st.integers(1, 5), groups=st.integers(1, 5))
+def test_a_round_visits_each_pair_once(active, groups):
+    n = active * groups
+    calls = visits(n, active, rounds=3)
+    assert all(len(call) == active for call in calls)
+    for start in range(0, 3 * groups, groups):
+        assert sorted(itertools.chain(*calls[start : start + groups])) == list(range(n))
+
+
+def test_rounds_come_in_different_orders_and_reach_a_remainder_too():
+    calls = visits(11, 4, rounds=20)
+    assert all(len(set(call)) == 4 for call in calls)
+    assert set(itertools.chain(*calls)) == set(range(11))
+    assert len({tuple(call) for call in calls}) > 20
+
+
+@pytest.mark.parametrize("interval", [1, 2, 5])
+def test_a_lazy_penalty_comes_every_so_often_with_its_weight(interval):
+    model, pairs = network(), some_pairs(12)
+    lazy, eager = made(model, pairs, active=3, interval=interval), made(model, pairs, active=3)
+    for step in range(20):
+        penalty = lazy()
+        if step % interval:
+            assert penalty.item() == 0
+            assert not penalty.requires_grad
+        else:
+            torch.testing.assert_close(penalty, interval * eager())
+            eager.step()
+        lazy.step()
+    assert torch.equal(lazy.state.points, eager.state.points)
+
+
+def test_the_pool_keeps_its_hardest_pairs_and_reaches_all():
+    u = torch.arange(1.0, 21)[:, None] * torch.tensor([[1.0, 0.0]])
+    pairs = PairSet(u, u + torch.tensor([0.0, 0.01]))  # the quotient of pair i is i, with no slope to ascend
+    regularizer = made(lambda x: x[:, :1].round() * x[:, 1:], pairs, active=4, pool=8, renewal=0.25)
+    seen = set(regularizer.state.order.tolist())
+    for _ in range(60):
+        before = regularizer.state.order.tolist()
+        for _ in range(2):
+            regularizer()
+            regularizer.step()
+        after = regularizer.state.order.tolist()
+        seen |= set(after)
+        assert len(set(after)) == 8
+        gone = set(before) - set(after)
+        assert len(gone) == 2
+        assert max(gone) < min(set(before) & set(after))
+    assert seen == set(range(20))
+    assert set(range(14, 20)) <= set(regularizer.state.order.tolist())
+
+
+def test_a_penalty_sees_pairs_freshly_raised():
+    model, pairs = network(), some_pairs(4)
+    options = {"active": 4, "reduction": "mean", "power": 1}
+    before = oracles.quotients(model, pairs.u, pairs.v).mean()
+    for rule, step_size in (("normalized", 0.1), ("printed", 0.1), ("accepted", 0.1)):
+        regularizer = made(model, pairs, ascent=rule, step_size=step_size, ascent_steps=3, **options)
+        assert regularizer().item() == pytest.approx(before, rel=1e-5)
+        regularizer.step()
+        assert regularizer().item() > before
+
+
+def test_printed_ascent_is_algorithm_1():
+    model, pairs = network(), some_pairs(4)
+    regularizer = made(model, pairs, active=4, ascent="printed", step_size=0.05)
+    regularizer.step()
+    expected = oracles.algorithm_1(model, pairs.u, pairs.v, 0.05)
+    torch.testing.assert_close(regularizer.state.points.unbind(1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_accepted_ascent_stores_a_step_size_for_each_pair():
+    regularizer = made(network(), some_pairs(4), active=4, ascent="accepted", step_size=1e-3)
+    for _ in range(3):
+        regularizer.step()
+    torch.testing.assert_close(regularizer.state.step_size, torch.full((4,), 1e-3 * 1.3**3))
+
+
+@pytest.mark.parametrize("rule", ["normalized", "printed", "accepted"])
+def test_pairs_stay_in_the_domain_and_apart(rule):
+    pairs = perturbed_pairs(torch.rand(8, 4) * 0.8, noise=0.1)
+    regularizer = made(lambda x: 50 * x.square(), pairs, active=8, ascent=rule, step_size=5.0, domain=(0, 1), separation=0.5)
+    for _ in range(30):
+        regularizer.step()
+    state = regularizer.state
+    assert state.points.min() >= 0
+    assert state.points.max() <= 1
+    assert sample_norm(state.points[:, 0] - state.points[:, 1]).min() >= 0.5 * sample_norm(pairs.u - pairs.v).median() * 0.99
+    assert not torch.equal(state.points[:, 0], pairs.u)
+
+
+def test_the_given_pairs_the_modes_and_the_gradients_stay_as_they_were():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout())
+    model[1].eval()
+    before = copy.deepcopy(model.state_dict())
+    pairs = some_pairs()
+    u, v = pairs.u.clone(), pairs.v.clone()
+    regularizer = made(model, pairs, active=12)
+    regularizer()
+    regularizer.step()
+    regularizer.lower_bound()
+    assert torch.equal(pairs.u, u)
+    assert torch.equal(pairs.v, v)
+    assert [module.training for module in model] == [True, False, True]
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("interval", [1, 4])
+def test_at_the_ceiling_the_penalty_costs_as_much_as_chance(interval):
+    pairs = PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
+    regularizer = LipschitzRegularizer(lambda x: 3 * x, pairs, interval=interval)
+    assert regularizer.ceiling(2.0) == math.inf  # nothing was measured yet
+    regularizer()
+    assert regularizer.ceiling(2.0) * 9.0 * interval == pytest.approx(2.0)
+    regularizer.step()
+    regularizer()
+    assert (regularizer.ceiling(2.0) == math.inf) == (interval > 1)  # no penalty was due
+
+
+def steep_corner(x):
+    """Flat where the data are, slope 3 in one corner of the unit square."""
+    return 3 * torch.relu(x.sum(1, keepdim=True) - 1.8) + 0.1 * x[:, :1]
+
+
+def test_exploring_finds_slopes_where_there_are_no_data():
+    pairs = perturbed_pairs(0.5 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0)))
+    found = []
+    for explore in (0.0, 0.5):
+        regularizer = made(steep_corner, pairs, domain=(0, 1), explore=explore)
+        assert len(regularizer.pairs) == 40 * (1 + explore)
+        for _ in range(40):
+            regularizer()
+            regularizer.step()
+        found.append(regularizer.lower_bound())
+    assert found[0] < 0.2
+    assert found[1] > 3.5
+
+
+def test_without_a_domain_nothing_is_explored():
+    assert len(made(network(), some_pairs(8), explore=1.0).pairs) == 8
+
+
+def test_refining_converges_and_belongs_to_the_pair_set():
+    torch.manual_seed(0)
+    layer = nn.Linear(4, 3)
+    regularizer = made(layer, some_pairs(30), active=4)
+    before = regularizer.pairs
+    for _ in range(3):
+        regularizer()
+        regularizer.step()
+    norm = torch.linalg.matrix_norm(layer.weight, 2).item()
+    assert regularizer.lower_bound() < 0.999 * norm
+    assert regularizer.refine() == pytest.approx(norm, rel=1e-4)
+    assert regularizer.lower_bound() == pytest.approx(norm, rel=1e-4)
+    assert len(regularizer.pairs) == len(before)

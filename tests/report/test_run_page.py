@@ -1,0 +1,420 @@
+"""The report: the table's arithmetic, its forms, the page, and the page in a real browser."""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cheaplip.errors import InputError
+from cheaplip.report import csv_table, json_table, markdown_table, plain_table, print_summary, summary_table, write_report
+from cheaplip.report.aggregate import mean_interval, provenance
+from cheaplip.report.tables import rich_table, value_text
+from cheaplip.run_folder import Run, find_runs
+from support.browser import browse, needs_chromium
+from support.run_folders import EVIL, three_methods, write_pairs, write_run
+
+REGRESSION: dict[str, Any] = dict.fromkeys(
+    ("train_accuracy", "test_accuracy", "noise_accuracy", "noise_accuracy_clamped", "pgd_accuracy", "strong_accuracy")
+)
+REGRESSION |= {"target": None, "curve": None, "data": "regression", "train_loss": 0.004, "test_loss": 0.006}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
+    return find_runs([three_methods(tmp_path_factory.mktemp("runs"))])
+
+
+@pytest.fixture(scope="module")
+def page(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_report(runs, tmp_path_factory.mktemp("report"))
+
+
+def fake(seed: int, accuracy: float, method: str = "clip") -> Run:
+    result = {"method": method, "seed": seed, "data": "d", "model": "m", "provenance": {}, "test_accuracy": accuracy}
+    return Run(Path(str(seed)), {}, result, [])
+
+
+# The arithmetic
+
+
+def test_interval_in_closed_form() -> None:
+    # For two values t(0.975, 1) = tan(0.475 pi), and s / sqrt(2) is half their distance.
+    mean, ci95 = mean_interval([1.0, 3.0])
+    assert mean == 2
+    assert ci95 == pytest.approx(math.tan(0.475 * math.pi))
+    # For three, t(p, 2) = (2p - 1) sqrt(2 / (1 - (2p - 1)^2)) and s = 1.
+    _, ci95 = mean_interval([1.0, 2.0, 3.0])
+    assert ci95 == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)) / math.sqrt(3))
+
+
+def test_one_seed_has_no_interval_and_equal_seeds_a_zero_one() -> None:
+    assert mean_interval([0.3]) == (0.3, None)
+    assert mean_interval([0.1] * 3) == (0.1, 0.0)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.randoms(use_true_random=False))
+def test_mean_lies_within_and_order_does_not_matter(values: list[float], shuffler: random.Random) -> None:
+    runs = [fake(seed, value, method) for seed, value in enumerate(values) for method in ("clip", "standard", "x")]
+    rows = summary_table(runs)
+    assert [row.method for row in rows] == ["standard", "clip", "x"]
+    for row in rows:
+        estimate = row.metrics["test_accuracy"]
+        assert row.n == estimate.n == len(values)
+        assert min(values) - 1e-12 <= estimate.mean <= max(values) + 1e-12
+        assert (estimate.ci95 is None) == (len(values) == 1)
+    shuffler.shuffle(runs)
+    assert json_table(summary_table(runs)) == json_table(rows)
+
+
+def test_rows_are_sorted_by_method_and_falling_target(tmp_path: Path) -> None:
+    for i, (method, target) in enumerate([("mine", 0.9), ("clip", 0.85), ("clip", 0.95), ("weight", 0.9), ("standard", None)]):
+        write_run(tmp_path / str(i), method=method, target=target)
+    rows = summary_table(find_runs([tmp_path]))
+    assert [row.label for row in rows] == ["Standard", "Weight Reg. 90 %", "CLIP 95 %", "CLIP 85 %", "mine 90 %"]
+
+
+def test_runs_with_different_settings_are_not_averaged(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=0, evaluation={"eps": 1.0})
+    write_run(tmp_path / "b", seed=1, evaluation={"eps": 2.0})
+    rows = summary_table(find_runs([tmp_path]))
+    assert [row.name for row in rows] == ["CLIP (evaluation eps=1.0)", "CLIP (evaluation eps=2.0)"]
+    assert [row.n for row in rows] == [1, 1]
+
+
+def test_settings_of_zero_go_without_saying_where_rows_stay_apart(tmp_path: Path) -> None:
+    for i, eps in enumerate((0.0, 2.0)):
+        write_run(tmp_path / "apart" / str(i), evaluation={"eps": eps})
+    assert [row.name for row in summary_table(find_runs([tmp_path / "apart"]))] == ["CLIP", "CLIP (evaluation eps=2.0)"]
+    for i, eps in enumerate((0.0, None)):
+        write_run(tmp_path / "alike" / str(i), evaluation={"eps": eps})
+    names = [row.name for row in summary_table(find_runs([tmp_path / "alike"]))]
+    assert names == ["CLIP (evaluation eps=0.0)", "CLIP (evaluation eps=None)"]
+
+
+def test_same_seed_twice_is_refused(tmp_path: Path) -> None:
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b")
+    with pytest.raises(InputError, match=r"every seed of a row once.*seed 0"):
+        summary_table(find_runs([tmp_path]))
+
+
+def test_a_metric_that_one_seed_lacks_says_so(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", seed=0, pgd_accuracy=0.5)
+    write_run(tmp_path / "b", seed=1, pgd_accuracy=None)
+    rows = summary_table(find_runs([tmp_path]))
+    assert rows[0].metrics["pgd_accuracy"].n == 1
+    assert "50.0 (n=1)" in plain_table(rows)
+
+
+def test_bounds_are_rounded_outwards() -> None:
+    assert (value_text(1.2399, "lower"), value_text(9.4201, "upper")) == ("1.23", "9.43")
+    assert (value_text(1.2, "lower"), value_text(9.5, "upper")) == ("1.2", "9.5")
+    assert [value_text(x, "number") for x in (0.0, 1234.5, 1.5e-10, 0.03)] == ["0", "1230", "1.5e-10", "0.03"]
+    assert (value_text(0.9567, "percent"), value_text(31.24, "seconds")) == ("95.7", "31.2")
+
+
+# The forms
+
+
+def test_json_form(page: Path) -> None:
+    table = json.loads((page.parent / "table.json").read_text())
+    assert table["schema"] == 1
+    assert [(row["method"], row["target"], row["n"]) for row in table["rows"]] == [
+        ("standard", None, 2), ("weight", 0.95, 2), ("clip", 0.95, 2),
+    ]  # fmt: skip
+    metric = table["rows"][2]["metrics"]["strong_accuracy"]
+    assert metric.keys() == {"mean", "ci95", "n", "samples"}
+    assert metric["samples"] == 360
+    assert table["rows"][0]["metrics"]["lipschitz_upper"]["mean"] > 82
+    assert table["provenance"]["seeds"] == [0, 1]
+    assert table["provenance"]["version"] == "0.1.0"
+
+
+def test_of_many_dates_the_first_and_the_last_are_told(tmp_path: Path) -> None:
+    for seed in range(3):
+        write_run(tmp_path / f"run-{seed}", seed=seed)
+    merged = provenance(find_runs([tmp_path]))
+    assert merged["date"] == ["2026-01-01T10:00:00+00:00", "2026-01-03T10:00:00+00:00"]
+    assert merged["seeds"] == [0, 1, 2]
+
+
+def test_text_forms(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
+    rows = summary_table(runs)
+    assert len(markdown_table(rows).splitlines()) == 2 + len(rows)
+    header, *body = csv_table(rows).splitlines()
+    assert "strong_accuracy,strong_accuracy_ci95" in header
+    assert len(body) == 3
+    print_summary(runs)
+    printed = capsys.readouterr().out
+    assert printed == plain_table(rows)
+    assert re.search(r"CLIP +95 % .* 0\.9\d+ \.\. 7\.\d+", printed)
+
+
+def test_table_on_a_terminal(runs: list[Run]) -> None:
+    from rich.console import Console
+
+    screen = io.StringIO()
+    console = Console(file=screen, width=200, force_terminal=True, color_system=None)
+    console.print(rich_table(summary_table(runs)))
+    text = screen.getvalue()
+    assert "Weight Reg." in text
+    assert "Strong %" in text
+
+
+def test_names_cannot_break_the_text_forms(tmp_path: Path) -> None:
+    write_run(tmp_path / "a", method="a|b\x1b[31m\n<i>[bold]\ud800", data="=1")
+    rows = summary_table(find_runs([tmp_path]))
+    assert "a\\|b [31m &lt;i&gt;[bold]" in markdown_table(rows)
+    assert "\x1b" not in plain_table(rows)
+    write_report(find_runs([tmp_path]), tmp_path / "out")
+
+
+# The page
+
+
+class _Elements(HTMLParser):
+    """Collects what a browser would load, and all ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        named = dict(attrs)
+        self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "action", "data")]
+        self.ids += [named["id"] or ""] if "id" in named else []
+        self.images += [named] if tag == "img" else []
+
+
+def parse(text: str) -> _Elements:
+    elements = _Elements()
+    elements.feed(text)
+    return elements
+
+
+def test_page_has_every_section_and_needs_nothing(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    elements = parse(text)
+    for section in (
+        "Training",
+        "Accuracy against",
+        "How the weight",
+        "Lipschitz constant",
+        "Pairs before",
+        "Provenance",
+    ):
+        assert f">{section}" in text
+    assert all(link.startswith(("data:", "#")) for link in elements.links)
+    assert "http://" not in text
+    assert "https://" not in text
+    assert all(target.startswith("#") for target in re.findall(r"url\(([^)]*)", text))
+    assert len(elements.ids) == len(set(elements.ids))
+    assert all(image["alt"] for image in elements.images)
+    assert len(elements.images) == 12  # 3 pairs, 2 points, before and after
+    drawings = re.findall(r"<svg viewBox[^>]*>", text.replace('<svg class="swatch" ', ""))
+    assert sum('role="img"' in drawing for drawing in drawings) == 5
+    assert "cheaplip demo --seed 0" in text
+    assert "1,200 samples" in text
+    assert "eps = 1" in text
+
+
+def test_page_depends_on_nothing_but_the_runs(runs: list[Run], page: Path, tmp_path: Path) -> None:
+    assert write_report(runs, tmp_path / "new" / "folder").read_bytes() == page.read_bytes()
+    assert sorted(file.name for file in page.parent.iterdir()) == ["index.html", "table.csv", "table.json", "table.md"]
+
+
+def test_absent_data_leaves_sections_out(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", **REGRESSION, lipschitz=None, weight=None)
+    text = write_report(find_runs([tmp_path / "run"]), tmp_path / "out").read_text(encoding="utf-8")
+    assert ">Training<" in text
+    assert "Train loss" in text
+    for absent in ("Accuracy against", "How the weight", ">Lipschitz constant", "Pairs before", "Target", "PGD", "±"):
+        assert absent not in text
+
+
+def test_target_of_a_regression_is_a_loss(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", **REGRESSION | {"target": 0.0045})
+    assert summary_table(find_runs([tmp_path]))[0].label == "CLIP 0.0045"
+    text = write_report(find_runs([tmp_path / "run"]), tmp_path / "out").read_text(encoding="utf-8")
+    assert ">0.0045</text>" in text
+    assert "0.45 %" not in text
+
+
+def test_missing_upper_bound_gives_its_reason(tmp_path: Path) -> None:
+    write_run(tmp_path / "run", lipschitz={"lower": 1.25, "upper": None, "reason": "no rule for Tanh"})
+    text = write_report(find_runs([tmp_path / "run"]), tmp_path / "out").read_text(encoding="utf-8")
+    assert "CLIP 95 % has no upper bound: no rule for Tanh" in text
+    assert "at least 1.25, no upper bound" in text
+    assert "1.25 .. ?" in (tmp_path / "out" / "table.md").read_text(encoding="utf-8")
+
+
+def test_names_from_run_folders_are_escaped(tmp_path: Path) -> None:
+    evil = {"data": EVIL, "model": f'"{EVIL}', "provenance": {"git": EVIL, EVIL: "x"}}
+    lipschitz = {"lower": 1.0, "upper": None, "reason": EVIL, "method": {"lower": EVIL}, "scope": EVIL}
+    run = write_run(tmp_path / "run", method=f"$x^{EVIL}", lipschitz=lipschitz, **evil)
+    write_pairs(run)
+    text = write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
+    assert EVIL not in text
+    assert html.escape(EVIL) in text
+    assert parse(text).tags.count("script") == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (3, 8, 8), (32,), (1,), (2, 5, 8, 8)])
+def test_pairs_of_any_shape_are_shown(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    run = write_run(tmp_path / "run")
+    write_pairs(run, shape, k=6)
+    text = write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
+    pictures = text.count("<img") + text.count("<polyline")
+    assert pictures == (0 if shape == (1,) else 16)  # at most 4 pairs
+    assert "quotient <b>1.31</b>" in text
+    assert "before ascent, predicted class" in text or shape == (1,)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {
+            "curve": "x",
+            "lipschitz": "x",
+            "samples": [1],
+            "evaluation": 3,
+            "target": "x",
+            "weight": [1],
+            "provenance": "p",
+        },
+        {"lipschitz": {"lower": 0.0, "upper": 0.0}, "curve": [{"eps": 1.0, "strong_accuracy": 0.2}]},
+        {"lipschitz": {"lower": 1e-9, "upper": 1e38}, "weight": 1e300},
+        {"method": "m" * 500, "data": "日本" * 99, "provenance": {"a": {"b": [1, 2]}, "c": None, "d": [1, "x"]}},
+    ],
+)
+@pytest.mark.parametrize("history", ['{"epoch":"x"}\n', "", '{"epoch":1,"train_loss":0,"train_accuracy":0,"weight":0}'])
+def test_odd_runs_do_not_break_the_page(tmp_path: Path, changes: dict[str, Any], history: str) -> None:
+    run = write_run(tmp_path / "run", **changes)
+    (run / "metrics.jsonl").write_text(history)
+    assert "</footer>" in write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_pairs_are_shown_across_training_with_the_names_of_their_classes(tmp_path: Path) -> None:
+    names = ["T-shirt", "trouser", EVIL, *"defghij"]
+    run = write_run(tmp_path / "run", class_names=names)
+    for name in ("pairs.npz", "pairs-10.npz", "pairs-2.npz"):
+        write_pairs(run, k=1, file=name)
+    text = write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
+    stages = re.findall(r'class="moment">\s*<h4>([^<]*)', text)
+    assert stages == ["before ascent", "after ascent, epoch 2", "after ascent, epoch 10", "after ascent"]
+    assert not re.search(r"predicted class \d", text)
+    assert EVIL not in text
+
+
+def test_certified_accuracy_is_drawn_where_a_run_has_it(tmp_path: Path) -> None:
+    points = [{"eps": eps, "certified_accuracy": 0.9 - 0.4 * eps, "n": 360} for eps in (0.3, 0.5, 1.0)]
+    write_run(tmp_path / "a", certified=points)
+    write_run(tmp_path / "b", method="standard")
+    text = write_report(find_runs([tmp_path]), tmp_path / "out").read_text(encoding="utf-8")
+    assert "What is proved" in text
+    assert "Certified. CLIP 95 %: from 78 at 0.3 to 50 at 1." in text
+    row = json.loads((tmp_path / "out" / "table.json").read_text())["rows"][1]
+    assert row["metrics"]["certified_0.5"] == {"mean": 0.7, "ci95": None, "n": 1, "samples": None}
+    assert "certified_1.58" not in row["metrics"]
+    assert "The bracket in training" in text
+    assert "Upper end. CLIP 95 %: from" in text
+    (tmp_path / "a" / "result.json").unlink()
+    text = write_report(find_runs([tmp_path / "b"]), tmp_path / "out").read_text(encoding="utf-8")
+    assert "What is proved" not in text
+    assert "The bracket in training" not in text
+
+
+def test_damaged_pairs_are_named(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "pairs.npz").write_bytes(b"not a zip")
+    with pytest.raises(InputError, match=r"pairs\.npz"):
+        write_report(find_runs([run]), tmp_path / "out")
+    np.savez(run / "pairs.npz", u_before=np.zeros((1, 2)))
+    with pytest.raises(InputError, match=r"no array .*after"):
+        write_report(find_runs([run]), tmp_path / "out")
+
+
+def test_bad_arguments_are_refused(runs: list[Run], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least one run"):
+        write_report([], tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="a folder that can be written"):
+        write_report(runs, tmp_path / "file")
+
+
+def test_report_does_not_import_torch() -> None:
+    code = "import sys, cheaplip.report; sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# The page in a browser
+
+
+@needs_chromium
+def test_browser_has_nothing_to_complain_about(page: Path, tmp_path: Path) -> None:
+    # The page's own policy forbids every request, so an attempted one would be an error on the console.
+    dom, console = browse(page, tmp_path)
+    assert console == []
+    assert "</footer>" in dom
+
+
+@needs_chromium
+def test_console_errors_would_be_seen(page: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    spoilt = "</main><img src='https://example.org/x.png'><script>alert(1)</script>"
+    broken.write_text(page.read_text(encoding="utf-8").replace("</main>", spoilt), encoding="utf-8")
+    _, console = browse(broken, tmp_path / "profile")
+    assert sum("Content Security Policy" in line for line in console) == 2
+
+
+@needs_chromium
+def test_tables_sort_and_the_page_fits_a_phone(page: Path, tmp_path: Path) -> None:
+    check = """<script>
+    const first = () => document.querySelector("table.sortable tbody th").textContent.trim();
+    const heading = [...document.querySelectorAll("th")].find((th) => th.textContent.includes("Test"));
+    const seen = [first()];
+    for (let i = 0; i < 2; i++) { heading.querySelector("button").click(); seen.push(heading.ariaSort, first()); }
+    const target = [...document.querySelectorAll("th")].find((th) => th.textContent.includes("Target"));
+    target.querySelector("button").click();
+    seen.push(first(), heading.ariaSort, document.querySelectorAll("th button").length > 10);
+    const frame = document.createElement("iframe");
+    frame.style.width = "390px"; frame.srcdoc = PAGE;
+    frame.onload = () => {
+      const inner = frame.contentDocument.documentElement;
+      document.title = JSON.stringify([...seen, inner.scrollWidth <= 390]);
+    };
+    document.body.append(frame);
+    </script></body>"""
+    text = page.read_text(encoding="utf-8")
+    free = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+    inner = json.dumps(free).replace("</", "<\\/")
+    driven = tmp_path / "driven.html"
+    driven.write_text(free.replace("</body>", check.replace("PAGE", inner)), encoding="utf-8")
+    dom, console = browse(driven, tmp_path / "profile")
+    assert console == []
+    title = re.search(r"<title>(\[.*?\])</title>", dom)
+    assert title is not None
+    test_first = ["Standard", "descending", "Standard", "ascending"]
+    seen = json.loads(title[1])
+    assert seen[:4] == test_first
+    assert seen[4] in ("CLIP", "Weight Reg.")
+    assert seen[5:] == [seen[5], "none", True, True]
+    assert seen[5] != "Standard"  # it has no target, and empty cells stay last

@@ -1,0 +1,204 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cheaplip.errors import DivergenceError, InputError
+from cheaplip.report import write_report
+from cheaplip.run_folder import find_runs
+from cheaplip.runs.execute import evaluate_run, make_job, read_job, resumed_job, run_job
+from cheaplip.training.task import Task
+from support.networks import QUICK, without
+
+ACCURACIES = ["train", "test", "noise", "pgd", "strong"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, and what `run_job` returned."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    return folder, run_job(make_job(QUICK), folder)
+
+
+def test_the_run_folder_is_complete(finished):
+    folder, result = finished
+    names = {path.name for path in folder.iterdir()}
+    assert names == {"config.json", "metrics.jsonl", "model.safetensors", "checkpoint", "result.json"} | {
+        "pairs.npz",
+        "pairs-1.npz",
+    }
+    assert json.loads((folder / "result.json").read_text()) == json.loads(json.dumps(result))
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+
+
+def test_the_result_keeps_its_contract(finished):
+    _, result = finished
+    names = {f"{name}_accuracy" for name in ACCURACIES} | {"noise_accuracy_clamped", "pgd_accuracy_clamped"}
+    rest = {"schema", "method", "target", "seed", "data", "model", "epochs", "weight", "lipschitz", "seconds", "provenance"}
+    assert names | rest <= result.keys()
+    assert (result["schema"], result["method"], result["target"], result["seed"]) == (1, "clip", 0.2, 0)
+    assert (result["data"], result["epochs"]) == ("digits", 3)
+    for name in names:
+        n = result["samples"][name]
+        assert result[name] == round(result[name] * n) / n  # the decimal fraction itself, no rounding noise of float32
+    assert result["samples"]["train_accuracy"] == 1102
+    assert result["samples"]["test_accuracy"] == 500
+    assert result["samples"]["strong_accuracy"] == 40
+    assert [point["n"] for point in result["curve"]] == [20, 20]
+    assert {"lower", "upper", "method"} <= result["lipschitz"].keys()
+    assert 0 < result["lipschitz"]["lower"] <= result["lipschitz"]["upper"]
+    assert {"version", "git", "torch", "python", "device", "threads", "date"} <= result["provenance"].keys()
+
+
+def test_the_report_reads_it(finished, tmp_path):
+    folder, _ = finished
+    assert write_report(find_runs([folder]), tmp_path).exists()
+
+
+def test_the_weights_are_those_measured(finished):
+    folder, result = finished
+    again = evaluate_run(folder, {})
+    changing = ("lipschitz", "seconds", "provenance")
+    assert {k: v for k, v in again.items() if k not in changing} == {k: v for k, v in result.items() if k not in changing}
+    assert json.loads((folder / "result.json").read_text())["test_accuracy"] == result["test_accuracy"]
+
+
+def test_evaluated_by_another_protocol(tmp_path):
+    run_job(make_job(QUICK | {"epochs": 2}), tmp_path / "run")
+    again = evaluate_run(tmp_path / "run", {"eps": 1.5, "attack_samples": 30, "noise": 0.1})
+    assert again["evaluation"]["eps"] == 1.5
+    assert [point["eps"] for point in again["curve"]] == [0.8, 1.6]
+    assert again["samples"]["strong_accuracy"] == 30
+    assert again["samples"]["train_accuracy"] == 1102
+
+
+def test_a_job_leaves_the_global_generator_alone(tmp_path):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    run_job(make_job(QUICK | {"epochs": 2}), tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("step", [3, 13])
+def test_an_interrupted_job_is_resumed(finished, tmp_path, monkeypatch, step):
+    """In the first epoch, of which nothing is left, and in the second; a step here is one of 8 an epoch."""
+    whole = finished[1]
+    loss, count = Task.loss, 0
+
+    def interrupted(*args):
+        nonlocal count
+        count += 1
+        if count == step:
+            raise KeyboardInterrupt
+        return loss(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Task, "loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_job(make_job(QUICK), tmp_path / "run")
+    with pytest.raises(InputError, match="without a run in it"):
+        run_job(make_job(QUICK), tmp_path / "run")
+    with pytest.raises(InputError, match=r"a finished run in .*--resume"):
+        evaluate_run(tmp_path / "run", {})
+    assert without(run_job(resumed_job(tmp_path / "run", {}), tmp_path / "run", resume=True)) == without(whole)
+
+
+def test_a_finished_job_resumed_is_evaluated_again(finished, tmp_path):
+    run_job(make_job(QUICK), tmp_path / "run")
+    (tmp_path / "run/result.json").unlink()
+    assert without(run_job(make_job(QUICK), tmp_path / "run", resume=True)) == without(finished[1])
+
+
+def test_what_is_refused_leaves_the_folder_free(tmp_path):
+    with pytest.raises(InputError, match="a target accuracy"):
+        run_job(make_job(QUICK | {"target": 1.5}), tmp_path)
+    with pytest.raises(DivergenceError):
+        run_job(make_job(QUICK | {"lr": 1e30}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    run_job(make_job(QUICK | {"epochs": 2}), tmp_path)
+
+
+def arrays(tmp_path, **content):
+    np.savez(tmp_path / "own.npz", **content)
+    return str(tmp_path / "own.npz")
+
+
+def test_regression_on_arrays_of_the_users(tmp_path, monkeypatch):
+    x = np.linspace(-1, 1, 80)
+    arrays(tmp_path, X=x, y=x**2)
+    monkeypatch.chdir(tmp_path)
+    options = {"epochs": 2, "hidden": (8,), "weight": 0.1}
+    result = run_job(make_job({"data": "own.npz", **options}), tmp_path / "run")
+    assert {"train_loss", "test_loss"} <= result.keys()
+    assert not [name for name in result if "accuracy" in name]
+    assert result["samples"].keys() == {"train_loss", "test_loss", "lipschitz"}
+    assert (result["data"], result["target"], result["weight"]) == ("own", None, 0.1)
+    assert not (tmp_path / "run/pairs.npz").exists()
+    monkeypatch.chdir("/")
+    assert evaluate_run(tmp_path / "run", {})["test_loss"] == result["test_loss"]
+    assert write_report(find_runs([tmp_path / "run"]), tmp_path / "report").exists()
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_classification_on_arrays_of_the_users(tmp_path, classes):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, classes, 90)
+    data = arrays(tmp_path, X=rng.normal(size=(90, 2)) + y[:, None], y=y)
+    result = run_job(make_job({**QUICK, "data": data}), tmp_path / "run")
+    assert result["model"] == f"mlp 2-16-{classes} softplus"
+    assert (tmp_path / "run/pairs.npz").exists()
+
+
+def test_a_test_part_of_one_class(tmp_path):
+    x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
+    data = arrays(tmp_path, X=x, y=y, X_test=x[::2], y_test=y[::2])
+    assert run_job(make_job({**QUICK, "data": data}), tmp_path / "run")["samples"]["test_accuracy"] == 30
+
+
+def test_tiny_data_are_refused(tmp_path):
+    data = arrays(tmp_path, X=np.arange(10.0), y=np.arange(10.0))
+    with pytest.raises(InputError, match="two samples at least in every part"):
+        run_job(make_job({"data": data, "weight": 1.0}), tmp_path / "run")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+def no_weights(folder):
+    (folder / "model.safetensors").unlink()
+
+
+def cut_weights(folder):
+    (folder / "model.safetensors").write_bytes(b"abc")
+
+
+def other_weights(folder):
+    config = json.loads((folder / "config.json").read_text())
+    config["model"]["hidden"] = [5]
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def bad_result(folder):
+    (folder / "result.json").write_text("{")
+
+
+@pytest.mark.parametrize("damage", [no_weights, cut_weights, other_weights, bad_result])
+def test_a_damaged_run_is_not_evaluated(tmp_path, damage):
+    run_job(make_job(QUICK | {"epochs": 2}), tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(InputError, match=r"model\.safetensors; got|result\.json to be readable"):
+        evaluate_run(tmp_path / "run", {})
+
+
+def test_a_resumed_job_contradicts_nothing(finished):
+    folder, _ = finished
+    job = read_job(folder)
+    assert resumed_job(folder, {}) == resumed_job(folder, QUICK) == resumed_job(folder, {"epochs": 3}) == job
+    assert resumed_job(folder, QUICK | {"preset": "default"}) == job
+    with pytest.raises(
+        InputError, match=r"got others for evaluation.curve, evaluation.eps, model.hidden, training.eps, training.lr"
+    ):
+        resumed_job(folder, {"lr": 0.3, "hidden": (3,), "eps": 1.0})
+    with pytest.raises(InputError, match="got others for data"):
+        resumed_job(folder, {"data": "mnist"})
+    with pytest.raises(InputError, match=r"others for .*training.reduction"):
+        resumed_job(folder, QUICK | {"preset": "paper", "epochs": 7})

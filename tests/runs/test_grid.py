@@ -1,0 +1,114 @@
+"""The grid: one thread a run, the same results for any number of workers, failures apart, continuing where it stopped."""
+
+import contextlib
+
+import pytest
+import torch
+
+from cheaplip.errors import InputError
+from cheaplip.run_folder import find_runs, read_json
+from cheaplip.runs import grid
+from cheaplip.runs.execute import make_job
+from cheaplip.runs.grid import run_grid
+from support.networks import QUICK, without
+
+
+def jobs(seeds=2, **settings):
+    return {f"clip-{seed}": make_job(QUICK | settings | {"seed": seed}) for seed in range(seeds)}
+
+
+def results(folder):
+    return {run.folder.name: without(run.result) for run in find_runs([folder])}
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("alone")
+    assert run_grid(jobs(), folder) == []
+    return folder
+
+
+def test_the_results_do_not_depend_on_the_number_of_workers(alone, tmp_path):
+    assert run_grid(jobs(), tmp_path, workers=2) == []
+    assert results(tmp_path) == results(alone)
+    assert all(run.result["provenance"]["threads"] == 1 for run in find_runs([tmp_path]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["dask", "ray"])
+@pytest.mark.filterwarnings("ignore")  # the clusters' own
+def test_nor_on_the_cluster(alone, tmp_path, backend):
+    pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
+    assert run_grid(jobs(), tmp_path, workers=2, backend=backend) == []
+    assert results(tmp_path) == results(alone)
+
+
+def test_finished_runs_are_kept_and_begun_ones_resumed(alone, tmp_path, monkeypatch):
+    assert run_grid(jobs(1), tmp_path) == []
+    stamp = (tmp_path / "clip-0/result.json").stat().st_mtime_ns
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr("cheaplip.training.loop._validate", interrupted_at_the_second())
+        run_grid(jobs(), tmp_path)
+    assert (tmp_path / "clip-1/checkpoint").exists()
+    assert not (tmp_path / "clip-1/result.json").exists()
+    assert run_grid(jobs(), tmp_path) == []
+    assert results(tmp_path) == results(alone)
+    assert (tmp_path / "clip-0/result.json").stat().st_mtime_ns == stamp
+
+
+def interrupted_at_the_second():
+    from cheaplip.training.loop import _validate
+
+    def validate(model, task, config, epoch):
+        if epoch == 2:
+            raise KeyboardInterrupt
+        return _validate(model, task, config, epoch)
+
+    return validate
+
+
+def test_a_failure_is_reported_and_takes_no_other_along(tmp_path):
+    mixed = {"diverging": make_job(QUICK | {"lr": 1e30}), **jobs(1)}
+    (failure,) = run_grid(mixed, tmp_path)
+    assert failure.name == "diverging"
+    assert failure.reason.startswith("DivergenceError: ")
+    assert (tmp_path / "clip-0/result.json").exists()
+
+
+def test_threads_stay_as_they_were(tmp_path):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        run_grid(jobs(1), tmp_path)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_progress_counts_the_finished_runs(tmp_path, capsys):
+    run_grid(jobs(1), tmp_path, progress=True)
+    assert capsys.readouterr().err.splitlines()[-1] == "runs: 1/1"
+
+
+def test_refusals(tmp_path, alone):
+    with pytest.raises(InputError, match="Did you mean 'ray'"):
+        run_grid(jobs(), tmp_path, backend="rya")
+    with pytest.raises(InputError, match="at least one job at once; got 0"):
+        run_grid(jobs(), tmp_path, workers=0)
+    with pytest.raises(InputError, match=r"with a run of the same settings; got other settings. Choose another --out"):
+        run_grid(jobs(epochs=7), alone)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_backend_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "ray.util.joblib", None)
+    with pytest.raises(InputError, match=r"the package for the backend ray; got not installed. .*cheaplip\[ray\]"):
+        run_grid(jobs(), tmp_path, backend="ray")
+    assert grid.BACKENDS == ("loky", "ray", "dask")
+
+
+def test_a_run_is_complete_and_says_how_it_was_made(alone):
+    for name, job in jobs().items():
+        config = read_json(alone / name / "config.json")
+        assert config["training"]["seed"] == job.training.seed
+        assert (alone / name / "model.safetensors").exists()

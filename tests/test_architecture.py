@@ -1,0 +1,99 @@
+"""The architecture: a folder for each question a reader has, imports one way, and what must be quick without torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cheaplip
+from support.imports import arrows, circles, imported, module, on_import, room, sources
+
+PACKAGE = Path(cheaplip.__file__).parent
+ROOMS = {
+    "errors": "what went wrong, what was expected, what to do",
+    "provenance": "with which version, hardware and settings a number was made",
+    "progress": "what a user sees while something runs",
+    "norms": "the norm of a sample",
+    "run_folder": "the files of a run",
+    "data": "which samples there are",
+    "models": "which networks there are",
+    "report": "what is shown",
+    "pairs": "what is measured",
+    "robustness": "what is attacked",
+    "bounds": "what is proved",
+    "regularization": "what is added to the loss",
+    "training": "how a network is trained",
+    "lightning": "training in a LightningModule",
+    "sklearn": "training as a scikit-learn estimator",
+    "runs": "what a run is",
+    "experiments": "what the paper claims",
+    "settings": "what a user types",
+    "cli": "the commands",
+    "__main__": "python -m cheaplip",
+}
+"""A room imports only from the rooms above it."""
+
+WITHOUT_TORCH = {"errors", "progress", "run_folder", "report", "settings", "cli", "__main__"}
+"""These rooms do not import torch, nor anything that does, when they are imported."""
+
+
+@pytest.mark.parametrize("path", sources(PACKAGE), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path):
+    name = room(path, PACKAGE)
+    assert name in ROOMS, f"give {name} its place in ROOMS, and a sentence"
+    inside, _ = imported(ast.walk(ast.parse(path.read_text())), path, PACKAGE)
+    order = list(ROOMS)
+    allowed = {"errors", "run_folder"} if name == "report" else set(order[: order.index(name)])
+    below = {target for target in inside if target.split(".")[0] not in allowed | {name}}
+    assert not below, f"{module(path, PACKAGE)} imports {sorted(below)} from below"
+
+
+def test_no_circle_of_files():
+    assert not circles(arrows(PACKAGE))
+
+
+@pytest.mark.parametrize("path", [path for path in sources(PACKAGE) if room(path, PACKAGE) in WITHOUT_TORCH], ids=str)
+def test_rooms_of_the_first_second_do_not_import_torch(path):
+    inside, outside = imported(on_import(ast.parse(path.read_text())), path, PACKAGE)
+    assert not outside & {"torch", "accelerate", "safetensors", "sklearn"}
+    assert {target.split(".")[0] for target in inside} <= WITHOUT_TORCH
+
+
+def test_the_parser_of_imports_sees_every_form():
+    code = (
+        "import torch.nn\nfrom . import style\nfrom ..run_folder import Run\nfrom .style import x\nimport cheaplip.data\nx = 1"
+    )
+    inside, outside = imported(ast.walk(ast.parse(code)), PACKAGE / "report" / "page.py", PACKAGE)
+    assert inside == {"report.style", "run_folder", "data"}
+    assert outside == {"torch"}
+    quick = (
+        "def f():\n    import torch\nif TYPE_CHECKING:\n    import numpy\ntry:\n    import rich\nexcept ImportError:\n    pass"
+    )
+    assert imported(on_import(ast.parse(quick)), PACKAGE / "cli.py", PACKAGE) == (set(), {"rich"})
+
+
+def test_circles_are_found():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"b"}, "d": set()}) == ["a", "b", "c"]
+
+
+def run_python(*arguments):
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("arguments", [["-c", "import cheaplip; dir(cheaplip)"], ["-m", "cheaplip", "--help"]])
+def test_importing_and_help_do_not_import_torch(arguments):
+    done = run_python("-X", "importtime", *arguments)
+    assert done.returncode == 0, done.stderr
+    modules = [line.rsplit("|", 1)[1].strip() for line in done.stderr.splitlines() if line.startswith("import time:")]
+    assert "cheaplip" in modules
+    assert not [name for name in modules if name.split(".")[0] in {"torch", "sklearn", "accelerate", "matplotlib"}]
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert set(cheaplip.__all__) <= set(dir(cheaplip))
+    for name in cheaplip.__all__:
+        assert getattr(cheaplip, name).__module__.startswith("cheaplip.")
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        cheaplip.nothing  # noqa: B018

@@ -1,0 +1,139 @@
+"""An interrupted run, resumed, is the run that was never interrupted, bit for bit."""
+
+import os
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from cheaplip import fit, matched_pairs
+from cheaplip.errors import InputError
+from cheaplip.training.task import Task
+from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
+
+
+def loader(**options):
+    return DataLoader(TensorDataset(*digits(200)), batch_size=30, shuffle=True, **options)
+
+
+def pairs():
+    return matched_pairs(digits(40)[0])
+
+
+CASES = {
+    "standard": (dense, digits, {"method": "standard"}),
+    "weight": (dense, digits, {"method": "weight"}),
+    "clip": (dense, digits, {"method": "clip"}),
+    "clip as in the paper": (dense, digits, {"rule": "additive", "ascent": "accepted", "reduction": "max", "power": 1}),
+    "best-pgd": (dense, digits, {"method": "clip", "keep": "best-pgd", "eps": 0.5}),
+    "batch statistics and dropout": (regularised, digits, {"method": "clip"}),
+    "margin": (dense, digits, {"method": "clip", "margin": 4.0, "saturation": 0.5}),
+    "another optimizer": (dense, digits, {"optimizer": "Adam", "optimizer_options": {"betas": [0.8, 0.9]}, "lr": 0.01}),
+    "regression": (lambda: dense(inputs=1, outputs=1), curve, {"target": 1.0}),
+    "loader": (dense, loader, {"method": "standard"}),
+    "loader with a generator": (dense, lambda: loader(generator=torch.Generator().manual_seed(7)), {"method": "weight"}),
+    "loader and clip": (regularised, loader, {"method": "clip", "pairs": pairs}),
+}
+
+
+def run(case, out=None, **more):
+    make, data, options = CASES[case]
+    options = {**OPTIONS, **options, **more}
+    if "pairs" in options:
+        options["pairs"] = options["pairs"]()
+    return fit(make(), data(), out=out, **options)
+
+
+def interrupt(monkeypatch, step):
+    """Ctrl-C in this step of the training."""
+    count, loss = 0, Task.loss
+
+    def interrupted(self, *batch):
+        nonlocal count
+        count += 1
+        if count == step:
+            raise KeyboardInterrupt
+        return loss(self, *batch)
+
+    monkeypatch.setattr(Task, "loss", interrupted)
+
+
+@pytest.mark.parametrize("epoch", [2, 4])
+@pytest.mark.parametrize("case", CASES)
+def test_resumed_is_uninterrupted(tmp_path, monkeypatch, case, epoch):
+    whole = run(case)
+    assert case in ("standard", "loader") or whole.history[-1]["weight"] > 0
+    steps = 3 if case == "regression" else 7  # an epoch
+    with monkeypatch.context() as patch:
+        interrupt(patch, (epoch - 1) * steps + 2)
+        with pytest.raises(KeyboardInterrupt):
+            run(case, tmp_path)
+    resumed = run(case, tmp_path, resume=True)
+    assert same_weights(resumed.model, whole.model)
+    assert [without(row) for row in resumed.history] == [without(row) for row in whole.history]
+    assert without(resumed.result) == without(whole.result)
+    if whole.pairs is not None:
+        assert torch.equal(resumed.pairs.u, whole.pairs.u)
+        assert torch.equal(resumed.pairs.v, whole.pairs.v)
+    assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
+
+
+def test_resuming_a_finished_run_trains_nothing(tmp_path):
+    whole = run("clip", tmp_path)
+    before = (tmp_path / "checkpoint/state.pt").read_bytes()
+    again = run("clip", tmp_path, resume=True)
+    assert same_weights(again.model, whole.model)
+    assert again.history == whole.history
+    assert (tmp_path / "checkpoint/state.pt").read_bytes() == before
+
+
+def cut(file):
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def flip(file):
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def other(file):
+    torch.save({"weights": torch.ones(3)}, file)
+
+
+def a_list(file):
+    torch.save([1, 2], file)
+
+
+def code(file):
+    torch.save({"config": os.abort}, file)
+
+
+DAMAGES = [cut, flip, other, a_list, code, lambda file: file.write_bytes(b""), lambda file: file.unlink()]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
+    run("clip", tmp_path)
+    damage(tmp_path / "checkpoint/state.pt")
+    with pytest.raises(InputError, match=r"a checkpoint .*state\.pt; got .*Start the run again"):
+        run("clip", tmp_path, resume=True)
+
+
+def test_other_settings_are_refused(tmp_path):
+    run("clip", tmp_path)
+    with pytest.raises(InputError, match="other values of lr, seed"):
+        run("clip", tmp_path, resume=True, lr=0.3, seed=1)
+    with pytest.raises(InputError, match="without a run in it"):
+        run("clip", tmp_path)
+    with pytest.raises(InputError, match="out, the folder"):
+        run("clip", resume=True)
+
+
+def test_another_network_is_refused(tmp_path):
+    x, y = digits()
+    fit(dense(), (x, y), out=tmp_path, **OPTIONS)
+    with pytest.raises(InputError, match=r"the network of the interrupted run; got .*size mismatch"):
+        fit(dense(outputs=12), (x, y), out=tmp_path, resume=True, **OPTIONS)
+    with pytest.raises(InputError, match="Make the regularizer with the same pairs"):
+        fit(dense(), (x, y), out=tmp_path, resume=True, pairs=pairs(), **OPTIONS)
