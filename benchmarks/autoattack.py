@@ -78,7 +78,7 @@ def by_restarts(model: nn.Module, data: Dataset, index: Tensor, eps: float, rest
         x, y = data.test_x[index[part]], data.test_y[index[part]]
         for seed in range(restarts):
             start = random_start(x, eps, torch.Generator().manual_seed(seed))
-            fooled[part] |= normalized_pgd(model, x, y, eps=eps, step=eps / 8, box=data.domain, start=start)[1]
+            fooled[part] |= normalized_pgd(model, x, y, eps=eps, step=eps / 8, domain=data.domain, start=start)[1]
     return fooled
 
 

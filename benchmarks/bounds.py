@@ -97,7 +97,7 @@ def attacked(model: nn.Module, data: Dataset, index: Tensor, eps: float, steps: 
         return torch.zeros(0, dtype=torch.bool)
     x, y = data.test_x[index], data.test_y[index]
     start = random_start(x, eps, torch.Generator().manual_seed(0))
-    return normalized_pgd(model, x, y, eps=eps, step=eps / 8, iterations=steps, box=data.domain, start=start)[1]
+    return normalized_pgd(model, x, y, eps=eps, step=eps / 8, iterations=steps, domain=data.domain, start=start)[1]
 
 
 def sizes() -> Iterator[dict[str, Any]]:

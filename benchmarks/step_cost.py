@@ -30,9 +30,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from cheaplip import LipschitzRegularizer, perturbed_pairs
+from cheaplip.inference import evaluating
 from cheaplip.models.architectures import cnn, mlp
 from cheaplip.norms import per_sample
-from cheaplip.pairs.quotient import difference_quotient, evaluating
+from cheaplip.pairs.quotient import difference_quotient
 from cheaplip.provenance import provenance
 from cheaplip.regularization.margin_loss import margin_cross_entropy
 from cheaplip.regularization.weight_norm import weight_norm

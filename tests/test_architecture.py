@@ -16,6 +16,8 @@ ROOMS = {
     "provenance": "with which version, hardware and settings a number was made",
     "progress": "what a user sees while something runs",
     "norms": "the norm of a sample",
+    "domains": "on which inputs a statement holds",
+    "inference": "how a model is called",
     "run_folder": "the files of a run",
     "data": "which samples there are",
     "models": "which networks there are",

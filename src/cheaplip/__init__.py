@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bounds.bracket import LipschitzBracket, lipschitz_bracket
-    from .bounds.layers.intervals import Ball
     from .bounds.radius import certified_radius
     from .data.arrays import Dataset
+    from .domains import Ball
     from .pairs.quotient import difference_quotient
     from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
     from .regularization.discrepancy import DiscrepancyPrinciple

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.functional import mse_loss
 
 from .errors import InputError
-from .pairs.quotient import Model
+from .inference import Model
 from .pairs.sets import PairSet
 from .regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
 from .regularization.regularizer import LipschitzRegularizer

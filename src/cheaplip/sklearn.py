@@ -16,8 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from .errors import InputError
+from .inference import forward
 from .models.architectures import mlp
-from .pairs.quotient import forward
 from .training.config import configure
 from .training.loop import fit
 

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cheaplip import PairSet, difference_quotient, lipschitz_bracket, perturbed_pairs
-from cheaplip.bounds.lower import in_float64, jacobian_lower_bound, jacobian_norms, lower_bound, pair_lower_bound
+from cheaplip.bounds.lower import jacobian_lower_bound, jacobian_norms, lower_bound, pair_lower_bound
 from cheaplip.bounds.upper import product_of_norms, upper_bound
 from cheaplip.errors import InputError, UnsupportedModuleError
-from cheaplip.pairs.quotient import evaluating
+from cheaplip.inference import evaluating, in_float64
 from support import oracles
 
 ROUNDING = 1 + 1e-9

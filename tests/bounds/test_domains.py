@@ -10,11 +10,11 @@ from torch import nn
 
 from cheaplip import Ball, certified_radius, difference_quotient, lipschitz_bracket
 from cheaplip.bounds import subdivision
-from cheaplip.bounds.bracket import ContradictionError
 from cheaplip.bounds.layers.activations import slope_interval
 from cheaplip.bounds.layers.constants import layer_norm
-from cheaplip.bounds.lower import in_float64
 from cheaplip.bounds.upper import upper_bound
+from cheaplip.errors import ContradictionError
+from cheaplip.inference import in_float64
 
 
 class Constants(nn.Module):

@@ -12,9 +12,10 @@ from torch import nn
 from cheaplip import Ball, difference_quotient, lipschitz_bracket
 from cheaplip.bounds import subdivision
 from cheaplip.bounds.graph import propagate
-from cheaplip.bounds.lower import in_float64, jacobian_norms
+from cheaplip.bounds.lower import jacobian_norms
 from cheaplip.bounds.subdivision import TOLERANCE, subdivide
 from cheaplip.bounds.upper import SUBDIVISION, upper_bound
+from cheaplip.inference import in_float64
 from support import oracles
 
 NORMS = [(2, 2), (2, math.inf), (math.inf, 2), (math.inf, math.inf)]

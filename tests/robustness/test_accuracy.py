@@ -10,7 +10,8 @@ from torch import nn
 
 from cheaplip import evaluate_robustness
 from cheaplip.errors import InputError
-from cheaplip.robustness.accuracy import CHUNK, accuracy, check_classifier, forward_checked
+from cheaplip.inference import check_classifier, forward_checked
+from cheaplip.robustness.accuracy import CHUNK, accuracy
 
 EPS = 0.4
 QUICK = {"eps": EPS, "noise": 0.3, "iterations": 8}

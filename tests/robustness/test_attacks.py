@@ -35,7 +35,7 @@ def samples(seed, shape=(2, 3), n=6):
 @given(seed=SEEDS, eps=st.floats(0.05, 2), box=BOXES)
 def test_equation_14_equals_the_loop(seed, eps, box):
     model, (x, y) = classifier(seed), samples(seed)
-    actual = signed_pgd(model, x, y, eps=eps, step=0.25, iterations=5, box=box)
+    actual = signed_pgd(model, x, y, eps=eps, step=0.25, iterations=5, domain=box)
     torch.testing.assert_close(actual, oracles.equation_14(model, x, y, eps, 0.25, 5, box))
 
 
@@ -44,7 +44,7 @@ def test_normalized_pgd_equals_the_loop(seed, eps, box):
     model, (x, _) = classifier(seed), samples(seed)
     y = model(x).argmax(1)
     y[0] = (y[0] + 1) % 4  # one is wrong from the start
-    actual, fooled = normalized_pgd(model, x, y, eps=eps, step=eps / 4, iterations=6, box=box)
+    actual, fooled = normalized_pgd(model, x, y, eps=eps, step=eps / 4, iterations=6, domain=box)
     expected, expected_fooled = oracles.normalized_pgd(model, x, y, eps, eps / 4, 6, box)
     assert torch.equal(fooled, expected_fooled)
     torch.testing.assert_close(actual, expected)
@@ -57,8 +57,8 @@ def test_attacks_stay_in_the_ball_and_the_box_and_tell_the_truth(seed, eps, box,
     y = model(x).argmax(1)
     before = x.clone()
     begin = x + torch.randn_like(x) if start else None
-    strong, fooled = normalized_pgd(model, x, y, eps=eps, step=eps / 3, iterations=5, box=box, start=begin)
-    weak = signed_pgd(model, x, y, eps=eps, step=0.5, iterations=5, box=box)
+    strong, fooled = normalized_pgd(model, x, y, eps=eps, step=eps / 3, iterations=5, domain=box, start=begin)
+    weak = signed_pgd(model, x, y, eps=eps, step=0.5, iterations=5, domain=box)
     assert torch.equal(model(strong).argmax(1) != y, fooled)
     assert torch.equal(x, before)
     for adversarial in (strong, weak):
@@ -87,7 +87,7 @@ def test_normalized_pgd_agrees_with_foolbox():
         attack = foolbox.attacks.L2ProjectedGradientDescentAttack(abs_stepsize=step, steps=steps, random_start=False)
         attack.get_loss_fn = lambda judge, labels: lambda x: foolbox_soft_margin(judge(x), labels)
         theirs, _, success = attack(judge, x, y, epsilons=eps)
-        ours, fooled = normalized_pgd(model, x, y, eps=eps, step=step, iterations=steps, box=(0.0, 1.0))
+        ours, fooled = normalized_pgd(model, x, y, eps=eps, step=step, iterations=steps, domain=(0.0, 1.0))
         assert bool((~success | fooled).all())
         torch.testing.assert_close(ours[~fooled], theirs[~fooled], rtol=1e-4, atol=1e-5)
         if steps > 1:

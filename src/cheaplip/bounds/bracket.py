@@ -8,14 +8,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
+from ..domains import Domain, describe
 from ..errors import ContradictionError, InputError
 from ..pairs.sets import PairSet
-from .layers.intervals import Domain, describe
 from .lower import JACOBIAN_NORMS, jacobian_lower_bound, lower_bound
+from .rounding import QUOTIENTS
 from .upper import upper_bound
-
-ROUNDING = 1e-3
-"""Quotients of a network that adds large numbers are rounded by as much."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +86,7 @@ def lipschitz_bracket(
             jacobian_lower_bound(model, upper.steepest, input_norm=input_norm, output_norm=output_norm),
             key=lambda bound: bound.value,
         )
-    if lower.value > upper.value * (1 + ROUNDING):
+    if lower.value > upper.value * (1 + QUOTIENTS):
         raise ContradictionError(lower.value, lower.method, upper.value, upper.method)
     return LipschitzBracket(
         lower.value,

@@ -19,10 +19,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from ..errors import InputError, UnsupportedModuleError, one_line
-from ..pairs.quotient import evaluating
+from ..inference import evaluating
 from .layers.constants import check_forward, has_rule, layer_norm
-from .layers.convolutions import Shape
-from .multipliers.chain import Layer
+from .layers.layer import Layer, Shape
 
 Certify = Callable[[Sequence[Layer]], float]
 """An upper bound of the Lipschitz constant of a chain."""
@@ -69,7 +68,7 @@ class Bound:
 
     def then(self, module: nn.Module, shape: Shape, out: Shape) -> Bound:
         """After one more layer."""
-        return replace(self, layers=(*self.layers, (module, shape, out)))
+        return replace(self, layers=(*self.layers, Layer(module, shape, out)))
 
     def closed(self, certify: Certify) -> Bound:
         """The same with the chain's constant multiplied out."""

@@ -5,21 +5,20 @@ Values are those of float64, so that a quotient is what it says also for pairs t
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..domains import Ball, Domain, box_of, projected
 from ..errors import InputError
+from ..inference import Model, evaluating, in_float32, in_float64
 from ..norms import dual_exponent, per_sample, sample_norm
 from ..pairs import ascent
-from ..pairs.quotient import Model, evaluating, pair_quotient
+from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet
-from .layers.intervals import Ball, Domain, box_of, projected
 
 RESTARTS, RESTARTS_INSIDE = 150, 16
 """Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""
@@ -168,7 +167,7 @@ def pair_lower_bound(
         )
 
     apart = max(floor, ROUGH_SEPARATION * float(gap.mean()))
-    rough = _in_float32(model) if 1e5 * rounding <= apart else None
+    rough = in_float32(model) if 1e5 * rounding <= apart else None
     while len(points) > FINALISTS and time.monotonic() <= deadline:
         points, quotient = climb(f, points, floor) if rough is None else climb(rough, points.float(), apart)
         points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices].double()
@@ -221,30 +220,6 @@ def jacobian_norms(model: Model, x: Tensor, *, input_norm: float = 2, output_nor
     gram = jacobian @ jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT @ jacobian
     norms = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
     return norms
-
-
-def in_float64(model: Model) -> Model:
-    """A float64 copy of a network, in evaluation mode; a function that is not a module is returned as it is."""
-    return _copied(model, torch.float64) if isinstance(model, nn.Module) else model
-
-
-def _in_float32(model: Model) -> Model | None:
-    """A float32 copy of a network; None for one of which a part is float64, by whose own doing or not, and for a function."""
-    if not isinstance(model, nn.Module):
-        return None
-    if any(tensor.dtype == torch.float64 for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
-        return None
-    return _copied(model, torch.float32)
-
-
-def _copied(model: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """A copy in evaluation mode that leaves its inputs as they are."""
-    copied = copy.deepcopy(model).to(dtype).eval()
-    modules: list[Any] = list(copied.modules())
-    for module in modules:
-        if hasattr(module, "inplace"):
-            module.inplace = False
-    return copied
 
 
 def _check_finite(values: Tensor) -> None:

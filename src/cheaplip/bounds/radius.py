@@ -9,13 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
-from ..pairs.quotient import forward
-from ..robustness.accuracy import check_classifier
+from ..inference import check_classifier, forward, in_float64
 from .bracket import LipschitzBracket, lipschitz_bracket
-from .lower import in_float64
-
-ROUNDING = 1e-9
-"""Share of the largest logit that margins are reduced by, for the rounding of a float64 forward pass."""
+from .rounding import LOGITS, NEXT
 
 
 def certified_radius(
@@ -51,7 +47,7 @@ def certified_radius(
         raise InputError("a classifier with two outputs at least", f"outputs {tuple(logits.shape)}", "Give one a class.")
     constants = pair_constants(bracket, logits.shape[1]).to(logits)
     best = logits.argmax(1)
-    margin = logits.gather(1, best[:, None]) - logits - ROUNDING * logits.abs().amax(1, keepdim=True)
+    margin = logits.gather(1, best[:, None]) - logits - LOGITS * logits.abs().amax(1, keepdim=True)
     radius = (margin.clamp(min=0) / constants[best]).nan_to_num(0.0, posinf=math.inf)
     radius = radius.scatter(1, best[:, None], math.inf).amin(1)
     if labels is None:
@@ -63,7 +59,7 @@ def certified_radius(
 def pair_constants(bracket: LipschitzBracket, classes: int) -> Tensor:
     """K_ij >= Lip(f_i - f_j) with respect to the bracket's norm on inputs, `(classes, classes)`, float64."""
     factor = math.sqrt(2) if bracket.output_norm == 2 else 2.0
-    constants = torch.full((classes, classes), factor * bracket.upper * (1 + 1e-15), dtype=torch.float64)
+    constants = torch.full((classes, classes), factor * bracket.upper * NEXT, dtype=torch.float64)
     if bracket.pairwise is not None and bracket.input_norm == 2:
         if bracket.pairwise.shape != constants.shape:
             got = f"one with {len(bracket.pairwise)}"

@@ -26,11 +26,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from ..domains import Ball, Domain, box_of
 from .layers.activations import acts_entrywise, derivative, slope_interval
 from .layers.constants import BatchNorm, Reshaping, exact_copy
-from .layers.intervals import Ball, Domain, box_of
-from .multipliers.certificate import UNIT, gamma
-from .multipliers.chain import Layer, linear_weight
+from .layers.layer import Layer
+from .multipliers.chain import linear_weight
+from .rounding import SLOPES, TINY, UNIT, gamma
 
 FEW = 4
 """With more inputs than this there would be too many cells."""
@@ -44,8 +45,6 @@ BRANCHES = 2**6
 """At most so many in a cell."""
 PROBES = 64
 """Cells a round at whose centres the norm is taken."""
-WIDER = 1e-12
-"""Relative errors of an activation's values, computed to about 1e-15, and of the half widths of cells."""
 
 SMOOTH = 1e-6
 """A centre counts as off the kinks if what its Jacobian may be differs by less than this share."""
@@ -96,7 +95,7 @@ class _Cells:
     def half(self) -> Tensor:
         """How far the cell reaches from there, rounded upwards."""
         centre = self.centre()
-        return torch.maximum(self.high - centre, centre - self.low) * (1 + WIDER)
+        return torch.maximum(self.high - centre, centre - self.low) * (1 + SLOPES)
 
 
 @torch.no_grad()
@@ -194,15 +193,15 @@ def _jacobian(steps: Sequence[_Affine | nn.Module], centre: Tensor, half: Tensor
             radius = (radius + rounding * middle.abs()) @ size.T * (1 + rounding)
             z, middle = z @ weight.T + step.bias, middle @ weight.T
             continue
-        reach = (half[:, None] @ (middle.abs() + radius).amax(1))[:, 0] * (1 + WIDER) + deviation
+        reach = (half[:, None] @ (middle.abs() + radius).amax(1))[:, 0] * (1 + SLOPES) + deviation
         low, high = slope_interval(step, z - reach, z + reach)
         z, deviation = step(z), deviation * torch.maximum(low.abs(), high.abs())
-        deviation = deviation + WIDER * (1 + z.abs())
+        deviation = deviation + SLOPES * (1 + z.abs())
         low, high = _branched(step, low, high, middle)
         slope, spread = ((low + high) / 2)[:, :, None], ((high - low) / 2)[:, :, None]
         repeats = slope.shape[1] // middle.shape[1]
         middle, radius = middle.repeat(1, repeats, 1, 1), radius.repeat(1, repeats, 1, 1)
-        radius = (slope.abs() * radius + spread * (middle.abs() + radius)) * (1 + WIDER) + UNIT * (slope * middle).abs()
+        radius = (slope.abs() * radius + spread * (middle.abs() + radius)) * (1 + SLOPES) + UNIT * (slope * middle).abs()
         middle = slope * middle
     return middle, radius
 
@@ -210,7 +209,7 @@ def _jacobian(steps: Sequence[_Affine | nn.Module], centre: Tensor, half: Tensor
 def _attained(steps: Sequence[_Affine | nn.Module], points: Tensor, **norms: float) -> Tensor:
     """The norm of the Jacobian at these points, rounded down, `(points,)`; 0 where one lies on a kink that matters."""
     middle, radius = _jacobian(steps, points, torch.zeros_like(points))
-    norm = _norm(middle[:, :1], 0 * radius[:, :1], **norms) / (1 + WIDER) ** 2
+    norm = _norm(middle[:, :1], 0 * radius[:, :1], **norms) / (1 + SLOPES) ** 2
     unknown = _norm(middle - middle[:, :1], radius, **norms)
     return (norm - unknown).where(unknown <= SMOOTH * norm, 0.0).nan_to_num(nan=0.0)
 
@@ -235,7 +234,7 @@ def _jumps(step: nn.Module) -> bool:
 def _norm(middle: Tensor, radius: Tensor, input_norm: float, output_norm: float) -> Tensor:
     """The largest operator norm of the matrices in A +- R of any branch, or a little more, `(cells,)`."""
     norms = _interval_norm(middle.flatten(0, 1), radius.flatten(0, 1), input_norm, output_norm)
-    largest: Tensor = norms.unflatten(0, middle.shape[:2]).amax(1) * (1 + WIDER)
+    largest: Tensor = norms.unflatten(0, middle.shape[:2]).amax(1) * (1 + SLOPES)
     return largest
 
 
@@ -257,7 +256,7 @@ def _interval_norm(middle: Tensor, radius: Tensor, input_norm: float, output_nor
 
 def _spectral(matrix: Tensor) -> Tensor:
     """Largest singular value of `(cells, few, entries)`, from the small Gram matrix."""
-    scale = matrix.abs().amax((1, 2), keepdim=True).clamp(min=1e-300)  # squares of small numbers would vanish
+    scale = matrix.abs().amax((1, 2), keepdim=True).clamp(min=TINY)  # squares of small numbers would vanish
     gram = (matrix / scale) @ (matrix / scale).mT
     norm = torch.linalg.eigvalsh(gram.nan_to_num())[:, -1].clamp(min=0).sqrt() * scale[:, 0, 0]
     largest: Tensor = norm.where(matrix.isfinite().all(2).all(1), math.inf)
@@ -268,6 +267,6 @@ def _meets(centre: Tensor, half: Tensor, domain: Domain) -> Tensor:
     """Which cells have a point in the domain, `(cells,)`."""
     if not isinstance(domain, Ball):
         return torch.ones(len(centre), dtype=torch.bool, device=centre.device)
-    ahead = ((centre - domain.centre.to(centre).flatten()).abs() - half * (1 + WIDER)).clamp(min=0)
-    meets: Tensor = torch.linalg.vector_norm(ahead, dim=1) <= domain.radius * (1 + WIDER)
+    ahead = ((centre - domain.centre.to(centre).flatten()).abs() - half * (1 + SLOPES)).clamp(min=0)
+    meets: Tensor = torch.linalg.vector_norm(ahead, dim=1) <= domain.radius * (1 + SLOPES)
     return meets

@@ -14,21 +14,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from ..domains import Domain, describe
 from ..errors import InputError
 from .graph import propagate
 from .layers.constants import infinity_norm, layer_norm
-from .layers.convolutions import Shape
-from .layers.intervals import Domain, describe, layer_inputs
+from .layers.intervals import layer_inputs
+from .layers.layer import Layer, Shape
 from .multipliers.certificate import Chain, proved_bound
-from .multipliers.chain import Layer, make_chain
+from .multipliers.chain import make_chain
 from .multipliers.search import search_multipliers
+from .rounding import PRODUCTS, ROOTS
 from .subdivision import FEW, subdivide
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
 SUBDIVISION = "subdivision of the domain"
 
-OUTWARDS = 1 + 1e-12
-"""Products of norms are rounded upwards by this: their singular values are computed to about 1e-15."""
 PAIR_ITERATIONS = 60
 """Of the search for each difference of two outputs, which starts from the multipliers of all outputs."""
 
@@ -165,7 +165,7 @@ def _euclidean(model: nn.Module, shape: Shape, domain: Domain | None, pairwise: 
 
 def _chain_bound(layers: Sequence[Layer], domain: Domain | None, pairwise: bool, deadline: float) -> UpperBound:
     """Of a chain: the product, the certificate for all inputs, that for the domain if it knows more: the smallest."""
-    product = UpperBound(_product(layers) * OUTWARDS, PRODUCT, describe(None))
+    product = UpperBound(_product(layers) * (1 + PRODUCTS), PRODUCT, describe(None))
     with torch.no_grad():
         chain = make_chain(layers) if layers else None
     if chain is None:
@@ -208,8 +208,8 @@ def pair_bounds(gram: Tensor) -> Tensor:
     """Upper bounds of Lip(f_i - f_j) from the matrix of `verified_bound`, `(outputs, outputs)`, rounded upwards."""
     diagonal = gram.diagonal()
     total = diagonal[:, None] + diagonal
-    squares = total - 2 * gram + 1e-14 * total  # of both: the difference may cancel
-    return (squares.clamp(min=0).sqrt() * (1 + 1e-14)).fill_diagonal_(0.0)
+    squares = total - 2 * gram + ROOTS * total  # of both: the difference may cancel
+    return (squares.clamp(min=0).sqrt() * (1 + ROOTS)).fill_diagonal_(0.0)
 
 
 def _smaller(first: UpperBound | None, second: UpperBound | None) -> UpperBound | None:
@@ -228,7 +228,7 @@ def _narrower(local: Chain, chain: Chain) -> bool:
 
 
 def _outwards(square: Tensor) -> float:
-    return float(square.sqrt()) * (1 + 1e-14)
+    return float(square.sqrt()) * (1 + ROOTS)
 
 
 def _outputs(model: nn.Module, shape: Shape) -> int:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..bounds.bracket import lipschitz_bracket
-from ..bounds.lower import in_float64
+from ..inference import in_float64
 from ..models.architectures import mlp
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import uniform_pairs

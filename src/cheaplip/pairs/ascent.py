@@ -19,11 +19,10 @@ import time
 import torch
 from torch import Tensor
 
+from ..domains import Box
+from ..inference import Model
 from ..norms import per_sample, sample_norm, sample_unit
-from .quotient import Model, pair_quotient
-
-Box = tuple[float, float] | tuple[Tensor, Tensor]
-"""(low, high): the same for all entries, or one an entry."""
+from .quotient import pair_quotient
 
 GROWTH = 1.3
 """Factor of a pair's step size after an accepted step, and its inverse after a refused one (authors' code)."""

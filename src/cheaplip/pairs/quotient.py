@@ -14,48 +14,12 @@ must leave no trace in running statistics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
+from ..inference import Model, forward, full_precision
 from ..norms import sample_norm
-
-Model = Callable[[Tensor], Tensor]
-"""A network or any function from `(n, *input)` to `(n, *output)`."""
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode restored after; running statistics stay untouched."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
-    modes = [module.training for module in modules]
-    recurrent = [(module, module.dropout) for module in modules if isinstance(module, nn.RNNBase)]
-    for module in modules:
-        module.training = False
-    for module, _ in recurrent:
-        # cuDNN differentiates recurrent layers in training mode only; without dropout that is the same function
-        module.training, module.dropout = True, 0.0
-    try:
-        yield
-    finally:
-        for module, mode in zip(modules, modes, strict=True):
-            module.training = mode
-        for module, dropout in recurrent:
-            module.dropout = dropout
-
-
-def forward(model: Model, x: Tensor) -> Tensor:
-    """f(x) in evaluation mode and full precision; `InputError` unless it is one tensor with a row for each input."""
-    with evaluating(model), torch.autocast(x.device.type, enabled=False):
-        output = model(x)
-    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
-        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
-        do = "Wrap the model so that its forward returns that tensor alone."
-        raise InputError(f"the model to return one tensor with {len(x)} rows", got, do)
-    return _wide(output)
 
 
 def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
@@ -94,7 +58,7 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
 def pair_quotient(model: Model, points: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
     """`difference_quotient` of pairs whose two points lie side by side in one tensor, `(pairs, 2, *input)` -> `(pairs,)`."""
     outputs = forward(model, points.flatten(0, 1)).unflatten(0, (-1, 2))
-    points = _wide(points)
+    points = full_precision(points)
     return quotient_of(outputs[:, 0] - outputs[:, 1], points[:, 0] - points[:, 1], input_norm, output_norm)
 
 
@@ -104,8 +68,3 @@ def quotient_of(rise: Tensor, gap: Tensor, input_norm: float = 2, output_norm: f
     apart = distance > 0
     # the inner `where` keeps 0/0 out of the backward pass, the outer one out of the value
     return torch.where(apart, sample_norm(rise, output_norm) / torch.where(apart, distance, 1.0), 0.0)
-
-
-def _wide(x: Tensor) -> Tensor:
-    # half-precision values of close inputs differ by rounding alone: subtract in float32
-    return x if x.dtype == torch.float64 else x.float()

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from ..bounds.graph import propagate
 from ..bounds.layers.constants import layer_norm
-from ..bounds.layers.convolutions import Shape
+from ..bounds.layers.layer import Layer, Shape
 from ..bounds.multipliers.certificate import Chain, proved_bound
-from ..bounds.multipliers.chain import Layer, make_chain
+from ..bounds.multipliers.chain import make_chain
 from ..bounds.multipliers.gradient import bound_with_gradient
 from ..bounds.multipliers.search import search_multipliers
 from ..errors import UnsupportedModuleError

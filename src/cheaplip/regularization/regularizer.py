@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Any
 
@@ -10,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError, require_known
+from ..inference import Model, device_of
 from ..norms import check_exponent, sample_norm
 from ..pairs import ascent
-from ..pairs.quotient import Model, pair_quotient
+from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet, corner_points
 from .certificate import LearntCertificate
 from .pool import PairState, fresh_state, rotate
@@ -137,7 +137,7 @@ class LipschitzRegularizer:
         self._certificate = _certificate(model, pairs, self.input_norm, self.output_norm) if certify else None
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
-        self._device = _device_of(model, pairs.u.device)
+        self._device = device_of(model, pairs.u.device)
         self.separation = separation * float(sample_norm(pairs.u - pairs.v, self.input_norm).median())
         self.state = self._fresh_state(pairs)
 
@@ -279,12 +279,6 @@ def _certificate(model: Model, pairs: PairSet, input_norm: float, output_norm: f
 
 def _span(pairs: PairSet) -> tuple[float, float]:
     return float(min(pairs.u.min(), pairs.v.min())), float(max(pairs.u.max(), pairs.v.max()))
-
-
-def _device_of(model: Model, otherwise: torch.device) -> torch.device:
-    tensors = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
-    first = next(tensors, None)
-    return otherwise if first is None else first.device
 
 
 def _moved(value: Any, device: torch.device) -> Any:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Generator, Tensor
 
+from ..domains import Box, projected
 from ..errors import InputError
-from ..norms import all_finite
-from ..pairs.quotient import Model, evaluating, forward
-from .attacks import Box, classified, gaussian_noise, normalized_pgd, random_start, signed_pgd
+from ..inference import Model, check_classifier, evaluating, forward
+from .attacks import classified, gaussian_noise, normalized_pgd, random_start, signed_pgd
 
 CHUNK = 500
 """Samples in one forward pass; fixed, so that a seed gives the same noise and the same starts everywhere."""
@@ -31,32 +31,6 @@ class RobustnessReport:
     curve: list[dict[str, float]]  # of {eps, strong_accuracy, n}: robust at eps and at every smaller eps of the curve
     samples: dict[str, int] = field(default_factory=dict)
     settings: dict[str, object] = field(default_factory=dict)
-
-
-def check_classifier(model: Model, x: Tensor, y: Tensor) -> int:
-    """The number of classes; `InputError` unless x is finite and the labels y fit it and the model's outputs."""
-    if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0:
-        got = f"x {tuple(x.shape)}, y {tuple(y.shape)} of {y.dtype}"
-        raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, "Give one class number a sample.")
-    if not all_finite(x):
-        raise InputError("finite inputs", "nan or inf", "Remove or impute the samples with missing values.")
-    with torch.no_grad():
-        outputs = forward_checked(model, x[:1])
-    if outputs.dim() != 2 or outputs.shape[1] < 2 or outputs.shape[1] <= int(y.max()) or int(y.min()) < 0:
-        got = f"outputs {tuple(outputs.shape)} and labels {int(y.min())} to {int(y.max())}"
-        raise InputError("a model with one output for each of the classes 0, 1, ...", got, "Give the last layer more outputs.")
-    return int(outputs.shape[1])
-
-
-def forward_checked(model: Model, x: Tensor) -> Tensor:
-    """f(x), a shape that the model cannot take turned into an `InputError`."""
-    try:
-        return forward(model, x)
-    except InputError:
-        raise
-    except (RuntimeError, ValueError, IndexError) as error:  # torch's messages for shapes that do not fit
-        got = f"inputs {tuple(x.shape)}: {str(error).partition(chr(10))[0]}"
-        raise InputError("a model that takes these inputs", got, "Fit one to the other.") from error
 
 
 def accuracy(model: Model, x: Tensor, y: Tensor) -> float:
@@ -140,14 +114,14 @@ def _noise_accuracies(
     for xs, ys in _chunks(x, y):
         noisy = gaussian_noise(xs, sigma, generator)
         right += int(_right(model, noisy, ys).sum())
-        clamped_right += int(_right(model, noisy if domain is None else noisy.clamp(*domain), ys).sum())
+        clamped_right += int(_right(model, noisy if domain is None else projected(noisy, domain), ys).sum())
     return right / len(y), clamped_right / len(y)
 
 
-def _signed_accuracy(model: Model, x: Tensor, y: Tensor, eps: float, step: float, iterations: int, box: Box | None) -> float:
+def _signed_accuracy(model: Model, x: Tensor, y: Tensor, eps: float, step: float, iterations: int, domain: Box | None) -> float:
     right = 0
     for xs, ys in _chunks(x, y):
-        adversarial = signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations, box=box)
+        adversarial = signed_pgd(model, xs, ys, eps=eps, step=step, iterations=iterations, domain=domain)
         right += int(_right(model, adversarial, ys).sum())
     return right / len(y)
 
@@ -175,7 +149,7 @@ def _standing(
                 eps=eps,
                 step=eps / 8 if step is None else step,
                 iterations=iterations,
-                box=domain,
+                domain=domain,
                 start=start[index],
             )
             standing[index] = ~fooled

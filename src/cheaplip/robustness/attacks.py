@@ -7,16 +7,15 @@ from collections.abc import Callable
 import torch
 from torch import Generator, Tensor
 
+from ..domains import Box, projected
+from ..inference import Model
 from ..norms import per_sample, sample_norm, sample_unit
-from ..pairs.quotient import Model
-
-Box = tuple[float, float]
 
 
-def gaussian_noise(x: Tensor, sigma: float, generator: Generator, box: Box | None = None) -> Tensor:
-    """Noisy x + sigma * r, r standard normal (drawn on the CPU: the same noise on every device), clamped to `box` if given."""
+def gaussian_noise(x: Tensor, sigma: float, generator: Generator, domain: Box | None = None) -> Tensor:
+    """Noisy x + sigma * r, r standard normal (drawn on the CPU: the same on every device), clamped to `domain`."""
     noisy = x + sigma * torch.randn(x.shape, generator=generator).to(x)
-    return noisy if box is None else noisy.clamp(*box)
+    return noisy if domain is None else projected(noisy, domain)
 
 
 def signed_pgd(
@@ -27,11 +26,11 @@ def signed_pgd(
     eps: float = 2.0,
     step: float = 0.25,
     iterations: int = 100,
-    box: Box | None = None,
+    domain: Box | None = None,
 ) -> Tensor:
     r"""Equation (14) of the CLIP paper: x_adv <- Pi(x_adv + step * sign(grad l)), from x, the last iterate.
 
-    l is the cross-entropy. Pi is the projection onto the L2 ball of radius `eps` round x (and then onto `box`, if given).
+    l is the cross-entropy. Pi is the projection onto the L2 ball of radius `eps` round x (and then onto `domain`, if given).
     The sign step is far longer than eps in high dimension, so this is a weak attack, here to compare with the paper.
 
     Args:
@@ -41,12 +40,12 @@ def signed_pgd(
         eps: radius of the ball.
         step: alpha.
         iterations: number of steps.
-        box: also stay in (low, high); the paper does not.
+        domain: also stay in (low, high); the paper does not.
     """
     adversarial = x
     for _ in range(iterations):
         gradient, _ = _ascent(model, adversarial, y, _log_odds)
-        adversarial = _project(adversarial + step * gradient.sign(), x, eps, box)
+        adversarial = _project(adversarial + step * gradient.sign(), x, eps, domain)
     return adversarial
 
 
@@ -58,7 +57,7 @@ def normalized_pgd(
     eps: float = 2.0,
     step: float = 0.25,
     iterations: int = 100,
-    box: Box | None = None,
+    domain: Box | None = None,
     start: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Strong L2 attack: steps of length `step` along a normalised gradient, projected on the ball and then the box.
@@ -77,13 +76,13 @@ def normalized_pgd(
         eps: radius of the ball.
         step: length of a step.
         iterations: number of steps.
-        box: the inputs' domain (low, high).
+        domain: the inputs' domain (low, high).
         start: first points, `(n, *input)`, projected too; x itself by default.
 
     Returns:
         The adversarial points `(n, *input)` and whether each sample was fooled, `(n,)` bool.
     """
-    adversarial = x.clone() if start is None else _project(start, x, eps, box)
+    adversarial = x.clone() if start is None else _project(start, x, eps, domain)
     fooled = torch.zeros(len(x), dtype=torch.bool, device=x.device)
     standing = torch.arange(len(x), device=x.device)  # indices of the samples not fooled yet
     for _ in range(iterations):
@@ -93,7 +92,7 @@ def normalized_pgd(
         fooled[standing] = ~right
         standing, gradient = standing[right], gradient[right]
         ahead = adversarial[standing] + step * sample_unit(gradient)
-        adversarial[standing] = _project(ahead, x[standing], eps, box)
+        adversarial[standing] = _project(ahead, x[standing], eps, domain)
     with torch.no_grad():
         fooled[standing] = ~classified(model(adversarial[standing]), y[standing])
     return adversarial, fooled
@@ -138,10 +137,10 @@ def _soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     return _log_odds(4 * logits / torch.where(spread > 0, spread, 1.0), y)
 
 
-def _project(adversarial: Tensor, x: Tensor, eps: float, box: Box | None) -> Tensor:
+def _project(adversarial: Tensor, x: Tensor, eps: float, domain: Box | None) -> Tensor:
     """Projection onto the ball round x; then onto the box, which only shortens the way as x lies in it."""
     offset = adversarial - x
     length = sample_norm(offset)
     scale = torch.where(length > eps, eps / torch.where(length > 0, length, 1.0), 1.0)
-    projected = x + per_sample(scale, x) * offset
-    return projected if box is None else projected.clamp(*box)
+    inside = x + per_sample(scale, x) * offset
+    return inside if domain is None else projected(inside, domain)

@@ -17,9 +17,10 @@ from ..bounds.lower import lower_bound
 from ..bounds.radius import certified_accuracy, certified_radius
 from ..data.arrays import Dataset
 from ..errors import UnsupportedModuleError
+from ..inference import device_of, forward
 from ..norms import sample_norm
 from ..pairs.ascent import keep_valid, normalized_step, quotient_and_gradient
-from ..pairs.quotient import difference_quotient, forward
+from ..pairs.quotient import difference_quotient
 from ..pairs.sets import PairSet
 from ..robustness.accuracy import evaluate_robustness
 from ..run_folder import write_atomic
@@ -75,7 +76,7 @@ def assess(
     Returns:
         What `result.json` has of it, and the radii, as `certify` gives them.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     x, y = data.test_x.to(device), data.test_y.to(device)
     measured: dict[str, Any] = {"samples": {}}
     if data.classes is None:
@@ -107,7 +108,7 @@ def certify(
         What `result.json` has of it, and the radius within which each test sample is certified, `(n,)`: 0 where it is not
         classified right, None without a certificate.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     x, y = data.test_x.to(device), data.test_y.to(device)
     starts = x[: protocol.lipschitz_samples]
     pairwise = bool(eps) and data.classes is not None
@@ -145,7 +146,7 @@ def example_pairs(model: nn.Module, data: Dataset, *, steps: int = 200, seed: in
     Returns:
         The arrays of `pairs.npz`: inputs `(k, *input)`, predicted labels, confidences and quotients `(k,)`.
     """
-    device = next(model.parameters()).device
+    device = device_of(model)
     order = torch.randperm(len(data.test_x), generator=torch.Generator().manual_seed(seed))
     x, y = data.test_x[order[:200]].to(device), data.test_y[order[:200]].to(device)
     first = [int((y == label).nonzero()[0]) for label in torch.unique(y)]

@@ -17,7 +17,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..errors import DivergenceError, InputError
-from ..pairs.quotient import evaluating
+from ..inference import evaluating
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
 from ..provenance import provenance

@@ -15,11 +15,10 @@ from torch.utils.data import DataLoader
 
 from ..data.arrays import Dataset
 from ..errors import InputError, one_line
+from ..inference import check_classifier, forward, forward_checked
 from ..norms import all_finite
-from ..pairs.quotient import forward
 from ..pairs.sets import PairSet
 from ..regularization.margin_loss import margin_cross_entropy
-from ..robustness.accuracy import check_classifier, forward_checked
 from .config import TrainConfig
 
 Data = Dataset | tuple[Tensor, Tensor] | DataLoader[Any]

@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
+from ..rounding import SLOPES
 
 Derivative = tuple[Callable[[Tensor], Tensor], dict[float, tuple[float, ...]]]
 """The derivative, exact at -inf and inf too, and its (one-sided) values at the points where it jumps or turns."""
 
-WIDER = 1e-12
-"""Slopes are widened by this for the rounding of the derivative, but for whole numbers that are exact."""
 STRAIGHT = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh)
 """Activations made of straight pieces, whose slopes are numbers of their own; ReLU6 is a Hardtanh."""
 
@@ -66,8 +65,8 @@ def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | 
         least = torch.where(inside, least.clamp(max=min(values)), least)
         largest = torch.where(inside, largest.clamp(min=max(values)), largest)
     exact = torch.full_like(low, isinstance(module, STRAIGHT), dtype=torch.bool) | (low.isinf() & high.isinf())
-    least = torch.where(exact & (least == least.round()), least, least - WIDER)
-    largest = torch.where(exact & (largest == largest.round()), largest, largest + WIDER)
+    least = torch.where(exact & (least == least.round()), least, least - SLOPES)
+    largest = torch.where(exact & (largest == largest.round()), largest, largest + SLOPES)
     if low.isinf().all() and high.isinf().all():
         return least, largest
     everywhere = slope_interval(module)

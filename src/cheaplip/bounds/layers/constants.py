@@ -9,7 +9,6 @@ in float64. What proves the upper end: a singular value decomposition (Linear), 
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from functools import singledispatch
@@ -19,8 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
+from ...inference import device_of, evaluation_copy
 from .activations import acts_entrywise, derivative, slope_interval
-from .convolutions import Convolution, Shape, convolution_norm
+from .convolutions import Convolution, convolution_norm
+from .layer import Shape
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
 AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
@@ -112,7 +113,7 @@ def _(module: Convolution, shape: Shape) -> float:
 @_rule(infinity_norm, Linear)
 def _(module: Linear, shape: Shape) -> float:
     """The largest sum of absolute weights of an output: what the layer with absolute weights makes of ones."""
-    return float(absolute(module)(torch.ones(1, *shape, dtype=torch.float64, device=_device(module))).max())
+    return float(absolute(module)(torch.ones(1, *shape, dtype=torch.float64, device=device_of(module))).max())
 
 
 @_rule(layer_norm, BatchNorm)
@@ -167,7 +168,7 @@ def batch_norm_scale(module: BatchNorm) -> Tensor:
 
 def linear_part(module: nn.Module) -> nn.Module:
     """A float64 copy without what it adds: bias and mean."""
-    part: Any = copy.deepcopy(module).double().eval().requires_grad_(False)
+    part: Any = evaluation_copy(module, torch.float64)
     if isinstance(module, BatchNorm):
         part.running_mean = torch.zeros_like(batch_norm_scale(module))
     if getattr(part, "bias", None) is not None:
@@ -177,10 +178,8 @@ def linear_part(module: nn.Module) -> nn.Module:
 
 
 def exact_copy(module: nn.Module) -> nn.Module:
-    """A float64 copy in evaluation mode that computes what is meant: not in place, and Softplus without its threshold."""
-    copied: Any = copy.deepcopy(module).double().eval().requires_grad_(False)
-    if hasattr(copied, "inplace"):
-        copied.inplace = False
+    """A float64 copy in evaluation mode, with Softplus as it is meant: without its threshold."""
+    copied: Any = evaluation_copy(module, torch.float64)
     if isinstance(copied, nn.Softplus):
         copied.threshold = 700.0  # where exp still is a number; at torch's 20 the values jump by 2e-9
     result: nn.Module = copied
@@ -215,7 +214,3 @@ def _all(value: int | tuple[int, ...], shape: Shape) -> tuple[int, ...]:
     if isinstance(value, int):
         return (value,) * (len(shape) - 1)
     return value * (len(shape) - 1) if len(value) == 1 else value
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))

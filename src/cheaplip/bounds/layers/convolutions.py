@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
+from .layer import Shape
 
-Shape = tuple[int, ...]
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 CHUNK = 2**24  # entries of symbols made at a time

@@ -25,11 +25,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..rounding import EIGENVALUES, INWARDS, NEXT, TINY, UNIT, gamma
+
 Slopes = tuple[Tensor, Tensor]
 """The interval [a, b] of an activation's slopes: two tensors, each `()` or `(rows,)`."""
-
-UNIT = 2.0**-53
-"""Unit roundoff of float64."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,7 @@ def output_gram(
         if passed is not None and contraction:
             if not gram.isfinite().all():  # weights that have diverged
                 return None, barrier
-            log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=1e-300).log()
+            log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=TINY).log()
         else:
             room = 1 - (gamma(n) * n if outwards else 0.0)
             shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
@@ -130,11 +129,11 @@ def product_multipliers(chain: Chain) -> list[Tensor]:
     s = chain.weights[0].real.new_ones(())
     logs = []
     for weight, (low, high), k in zip(chain.weights[:-1], chain.slopes, chain.groups, strict=True):
-        g = s * torch.linalg.matrix_norm(weight, 2).max().square().clamp(min=1e-300)
+        g = s * torch.linalg.matrix_norm(weight, 2).max().square().clamp(min=TINY)
         middle, radius = (low + high).abs().max() / 2, (high - low).max() / 2
         share = (radius / (middle + radius)).nan_to_num(0.5).clamp(1e-6, 1 - 1e-3)
         logs.append((share / g).log().expand(k).clone())
-        s = g * (middle.square() / (1 - share) + radius.square() / share) + 1e-300
+        s = g * (middle.square() / (1 - share) + radius.square() / share) + TINY
     return logs
 
 
@@ -153,18 +152,18 @@ def verified_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[flo
             return None
         n = gram.shape[-1]
         identity = torch.eye(n).to(gram)
-        largest = torch.linalg.eigvalsh(gram).amax().clamp(min=1e-300)
-        for slack in (1e-13, 1e-12, 1e-11, 1e-10, 1e-9):
+        largest = torch.linalg.eigvalsh(gram).amax().clamp(min=TINY)
+        for slack in EIGENVALUES:
             square = largest * (1 + n * slack)
             shifted = square * (1 - gamma(n) * n) * identity - gram
             if not torch.linalg.cholesky_ex(shifted).info.any():
-                return float(square.sqrt()) * (1 + 8 * UNIT), gram
+                return float(square.sqrt()) * NEXT, gram
     return None
 
 
 def proved_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[float, Tensor] | None:
     """`verified_bound` of these multipliers, moved inwards where they lie too near the boundary for the margin of rounding."""
-    for inwards in (0.0, 1e-9, 1e-7, 1e-5, 1e-3, 3e-3, 1e-2, 3e-2):  # the more neurons, the wider the margin
+    for inwards in INWARDS:
         proved = verified_bound(chain, [log - (i + 1) * inwards for i, log in enumerate(log_multipliers)])
         if proved is not None:
             return proved
@@ -189,8 +188,3 @@ def _diagonal_congruence(weight: Tensor, deviation: Tensor | None, outwards: boo
 def spread(values: Tensor, n: int) -> Tensor:
     """K values for n entries, in runs of neighbours."""
     return values if len(values) == n else values.repeat_interleave(n // len(values))
-
-
-def gamma(k: int) -> float:
-    """Bound of the relative error of k floating-point operations, complex ones too, with a factor of 8 to spare."""
-    return 8 * (k + 64) * UNIT

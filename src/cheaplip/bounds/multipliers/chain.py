@@ -18,18 +18,17 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ...inference import device_of
 from ..layers.activations import acts_entrywise, slope_interval
 from ..layers.constants import AvgPool, BatchNorm, MaxPool, Reshaping, batch_norm_scale, layer_norm, linear_part
-from ..layers.convolutions import Convolution, Shape, symbol_entries, symbols
+from ..layers.convolutions import Convolution, symbol_entries, symbols
+from ..layers.layer import Layer, Shape
 from .certificate import Chain, Slopes
 
 DENSE_ROWS = 1024
 """A convolution with more outputs than this is not written as a matrix."""
 ENTRIES = 2**26
 """No matrix or stack of symbols has more entries than this (1 GiB of complex numbers)."""
-
-Layer = tuple[nn.Module, Shape, Shape]
-"""A module and the shapes of one input and one output."""
 
 
 @dataclass
@@ -99,7 +98,7 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
     if math.prod(out) <= DENSE_ROWS and math.prod(out) * math.prod(shape) <= ENTRIES:
         part, weight = linear_part(module), getattr(module, "weight", None)
         own = {} if weight is None else {"weight": weight.double()}
-        units = torch.eye(math.prod(shape), dtype=torch.float64, device=_device(module)).split(256)
+        units = torch.eye(math.prod(shape), dtype=torch.float64, device=device_of(module)).split(256)
         return torch.cat([functional_call(part, own, (some.reshape(-1, *shape),)).flatten(1) for some in units]).T
     if isinstance(module, Convolution):
         if symbol_entries(module, shape) > ENTRIES:
@@ -155,7 +154,3 @@ def _per_group(values: Tensor, groups: int) -> Tensor:
 
 def _spread(values: Tensor, n: int) -> Tensor:
     return values if len(values) == n else values.repeat_interleave(n // len(values))
-
-
-def _device(module: nn.Module) -> torch.device:
-    return next((p.device for p in module.parameters()), torch.device("cpu"))

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..rounding import TINY
 from .certificate import Chain, Passed, output_gram, spread
 
 
@@ -42,7 +43,7 @@ def bound_with_gradient(chain: Chain, log_multipliers: Sequence[Tensor]) -> tupl
     if gram is None or not gram.isfinite().all():
         return chain.weights[0].real.new_tensor(torch.inf), used
     square = _form(chain, log_multipliers, passed, *_steepest(gram))
-    return square.clamp(min=1e-300).sqrt(), used
+    return square.clamp(min=TINY).sqrt(), used
 
 
 def _form(chain: Chain, log_multipliers: Sequence[Tensor], passed: Sequence[Passed], u: Tensor, block: int) -> Tensor:

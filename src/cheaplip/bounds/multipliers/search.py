@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ..rounding import TINY
 from .certificate import Chain, output_gram, product_multipliers
 
 POWERS = ((8, 1e-4), (128, 1e-5), (2048, 1e-6))
@@ -61,7 +62,7 @@ def _objective(chain: Chain, parts: list[Tensor | None], sizes: list[int], power
         if gram is None:
             return math.inf, x.detach()
         with torch.enable_grad():
-            logs = torch.linalg.eigvalsh(gram).clamp(min=1e-300).log()
+            logs = torch.linalg.eigvalsh(gram).clamp(min=TINY).log()
             value = torch.logsumexp(power * logs.flatten(), 0) / power + barrier / power
             (gradient,) = torch.autograd.grad(value, x)
         return float(value.detach()), gradient

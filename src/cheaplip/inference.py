@@ -1,0 +1,111 @@
+"""How a model is called: in evaluation mode and full precision, or as a float64 copy; and checks of what it returns."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .errors import InputError
+from .norms import all_finite
+
+Model = Callable[[Tensor], Tensor]
+"""A network or any function from `(n, *input)` to `(n, *output)`."""
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Evaluation mode inside, every module's own mode restored after; running statistics stay untouched."""
+    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [module.training for module in modules]
+    recurrent = [(module, module.dropout) for module in modules if isinstance(module, nn.RNNBase)]
+    for module in modules:
+        module.training = False
+    for module, _ in recurrent:
+        # cuDNN differentiates recurrent layers in training mode only; without dropout that is the same function
+        module.training, module.dropout = True, 0.0
+    try:
+        yield
+    finally:
+        for module, mode in zip(modules, modes, strict=True):
+            module.training = mode
+        for module, dropout in recurrent:
+            module.dropout = dropout
+
+
+def forward(model: Model, x: Tensor) -> Tensor:
+    """f(x) in evaluation mode and full precision; `InputError` unless it is one tensor with a row for each input."""
+    with evaluating(model), torch.autocast(x.device.type, enabled=False):
+        output = model(x)
+    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
+        got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
+        do = "Wrap the model so that its forward returns that tensor alone."
+        raise InputError(f"the model to return one tensor with {len(x)} rows", got, do)
+    return full_precision(output)
+
+
+def forward_checked(model: Model, x: Tensor) -> Tensor:
+    """f(x); a shape that the model cannot take becomes an `InputError`."""
+    try:
+        return forward(model, x)
+    except InputError:
+        raise
+    except (RuntimeError, ValueError, IndexError) as error:  # torch's messages for shapes that do not fit
+        got = f"inputs {tuple(x.shape)}: {str(error).partition(chr(10))[0]}"
+        raise InputError("a model that takes these inputs", got, "Fit one to the other.") from error
+
+
+def check_classifier(model: Model, x: Tensor, y: Tensor) -> int:
+    """The number of classes; `InputError` unless x is finite and the labels y fit it and the model's outputs."""
+    if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0:
+        got = f"x {tuple(x.shape)}, y {tuple(y.shape)} of {y.dtype}"
+        raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, "Give one class number a sample.")
+    if not all_finite(x):
+        raise InputError("finite inputs", "nan or inf", "Remove or impute the samples with missing values.")
+    with torch.no_grad():
+        outputs = forward_checked(model, x[:1])
+    if outputs.dim() != 2 or outputs.shape[1] < 2 or outputs.shape[1] <= int(y.max()) or int(y.min()) < 0:
+        got = f"outputs {tuple(outputs.shape)} and labels {int(y.min())} to {int(y.max())}"
+        raise InputError("a model with one output for each of the classes 0, 1, ...", got, "Give the last layer more outputs.")
+    return int(outputs.shape[1])
+
+
+def full_precision(x: Tensor) -> Tensor:
+    """At least float32: half-precision values of close inputs differ by rounding alone."""
+    return x if x.dtype == torch.float64 else x.float()
+
+
+def device_of(model: Model, otherwise: torch.device | str = "cpu") -> torch.device:
+    """The device of the first parameter or buffer; `otherwise` for a function or a module without any."""
+    tensors = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
+    first = next(tensors, None)
+    return torch.device(otherwise) if first is None else first.device
+
+
+def in_float64(model: Model) -> Model:
+    """A float64 copy of a network, in evaluation mode; a function that is not a module is returned as it is."""
+    return evaluation_copy(model, torch.float64) if isinstance(model, nn.Module) else model
+
+
+def in_float32(model: Model) -> Model | None:
+    """A float32 copy of a network; None for a function, and for a network with a float64 parameter or buffer."""
+    if not isinstance(model, nn.Module):
+        return None
+    if any(tensor.dtype == torch.float64 for tensor in model.state_dict().values() if isinstance(tensor, Tensor)):
+        return None
+    return evaluation_copy(model, torch.float32)
+
+
+def evaluation_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """A copy in evaluation mode whose parameters need no gradient and whose layers do not work in place."""
+    copied = copy.deepcopy(model).to(dtype).eval().requires_grad_(False)
+    modules: list[Any] = list(copied.modules())
+    for module in modules:
+        if hasattr(module, "inplace"):
+            module.inplace = False
+    return copied
