@@ -23,11 +23,12 @@ import typer
 from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
-from cheaplip.data.arrays import Dataset, load
+from cheaplip.data import Dataset, load
 from cheaplip.provenance import provenance
 from cheaplip.robustness.accuracy import evaluate_robustness
 from cheaplip.robustness.attacks import normalized_pgd, random_start
-from cheaplip.runs.execute import RADII, WEIGHTS, bound_run, read_job
+from cheaplip.run_folder import RADII, WEIGHTS
+from cheaplip.runs.execute import bound_run, read_job
 
 
 def judged(folder: Path, eps: list[float], samples: int) -> Iterator[dict[str, object]]:

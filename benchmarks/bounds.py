@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from cheaplip import certified_radius, fit, lipschitz_bracket
 from cheaplip.bounds.radius import certified_accuracy
 from cheaplip.bounds.upper import product_of_norms, upper_bound
-from cheaplip.data.arrays import Dataset, load
-from cheaplip.models.architectures import cnn, mlp
+from cheaplip.data import Dataset, load
+from cheaplip.models import cnn, mlp
 from cheaplip.provenance import provenance
 from cheaplip.robustness.attacks import normalized_pgd, random_start
 

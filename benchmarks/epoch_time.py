@@ -13,9 +13,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from cheaplip import fit
-from cheaplip.data.arrays import Dataset, load
-from cheaplip.models.architectures import mlp
-from cheaplip.training.task import split
+from cheaplip.data import Dataset, load
+from cheaplip.models import mlp
+from cheaplip.training.batches import split
 
 ROUNDS, EPOCHS, BATCH = 5, 3, 128
 

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from cheaplip import LipschitzBracket, certified_radius, evaluate_robustness, fit, lipschitz_bracket
 from cheaplip.bounds.radius import certified_accuracy
-from cheaplip.data.arrays import Dataset, load
+from cheaplip.data import Dataset, load
 from cheaplip.experiments.table_1 import slow
-from cheaplip.models.architectures import mlp
+from cheaplip.models import mlp
 from cheaplip.provenance import provenance
-from cheaplip.training.task import TensorBatches, split
+from cheaplip.training.batches import TensorBatches, split
 
 EPS = (0.3, 0.5, 1.0, 1.58)
 EPOCHS = 30

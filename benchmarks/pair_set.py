@@ -19,8 +19,8 @@ from torch import nn
 
 from cheaplip import fit
 from cheaplip.bounds.lower import jacobian_lower_bound, pair_lower_bound
-from cheaplip.data.arrays import Dataset, load
-from cheaplip.models.architectures import mlp
+from cheaplip.data import Dataset, load
+from cheaplip.models import mlp
 from cheaplip.provenance import provenance
 
 TARGETS = {"mnist": 0.95, "fashion-mnist": 0.85}

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cheaplip import DiscrepancyPrinciple
-from cheaplip.data.arrays import Dataset
-from cheaplip.models.architectures import mlp
+from cheaplip.data import Dataset
+from cheaplip.models import mlp
 from cheaplip.norms import per_sample, sample_norm, sample_unit
 from cheaplip.regularization.margin_loss import margin_cross_entropy
 from cheaplip.robustness.accuracy import accuracy
+from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
-from cheaplip.training.loop import margin_share
-from cheaplip.training.methods import make_optimizer, make_schedule
-from cheaplip.training.task import TensorBatches, split
+from cheaplip.training.loop import margin_ramp
+from cheaplip.training.methods import make_lr_schedule, make_optimizer
 
 STEPS = 7
 
@@ -55,18 +55,18 @@ def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tup
     parts = split(len(data.train_x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
     batches = TensorBatches(data.train_x, data.train_y, parts.fit, batch_size=config.batch_size, seed=config.seed)
     optimizer = make_optimizer(model, config)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_schedule(config, config.epochs * len(batches)))
+    lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, config.epochs * len(batches)))
     if config.weight is not None:
-        principle = None
+        scheduler = None
     elif kind == "adversarial":
-        principle = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
+        scheduler = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
     else:
-        principle = DiscrepancyPrinciple(config.target, initial=config.initial_weight)
+        scheduler = DiscrepancyPrinciple(config.target, initial=config.initial_weight)
     history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):
-        weight = config.weight if principle is None else principle.weight
-        share = margin_share(history, config.epochs) if weight else 0.0
-        loss_of = partial(margin_cross_entropy, margin=share * config.margin, saturation=share * config.saturation)
+        weight = config.weight if scheduler is None else scheduler.weight
+        ramp = margin_ramp(history, config.epochs) if weight else 0.0
+        loss_of = partial(margin_cross_entropy, margin=ramp * config.margin, saturation=ramp * config.saturation)
         history.append({"weight": weight})
         for x, y in batches.epoch(epoch):
             if kind == "adversarial":
@@ -79,7 +79,7 @@ def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tup
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            schedule.step()
-        if principle is not None:
-            principle.step(accuracy(model, data.train_x[parts.fit], data.train_y[parts.fit]))
+            lr_schedule.step()
+        if scheduler is not None:
+            scheduler.step(accuracy(model, data.train_x[parts.fit], data.train_y[parts.fit]))
     return model.eval(), weight

@@ -31,13 +31,18 @@ from torch.utils.flop_counter import flop_registry
 
 from cheaplip import LipschitzRegularizer, perturbed_pairs
 from cheaplip.inference import evaluating
-from cheaplip.models.architectures import cnn, mlp
+from cheaplip.models import cnn, mlp
 from cheaplip.norms import per_sample
 from cheaplip.pairs.quotient import difference_quotient
 from cheaplip.provenance import provenance
+from cheaplip.regularization.certificate import with_certificate
+from cheaplip.regularization.discrepancy import ConstantWeight
 from cheaplip.regularization.margin_loss import margin_cross_entropy
+from cheaplip.regularization.options import PairOptions
+from cheaplip.regularization.term import PenaltyTerm
 from cheaplip.regularization.weight_norm import weight_norm
-from cheaplip.training.config import TrainConfig, configure
+from cheaplip.training.config import TrainConfig
+from cheaplip.training.presets import configure
 
 CLASSES = 10
 WEIGHT = 0.1
@@ -118,16 +123,18 @@ def plain(s: Setting) -> Step:
 
 
 def clip(config: TrainConfig) -> Callable[[Setting], Step]:
-    taken = ("active", "reduction", "power", "ascent", "step_size", "interval", "pool", "renewal", "explore", "certify")
     loss = partial(margin_cross_entropy, margin=config.margin, saturation=config.saturation)
 
     def make(s: Setting) -> Step:
-        settings = config.model_dump(include=set(taken))
+        settings = config.model_dump(include=set(PairOptions.model_fields))
         regularizer = LipschitzRegularizer(s.model, perturbed_pairs(s.held_out), domain=(0, 1), **settings)
 
+        term = PenaltyTerm(with_certificate(regularizer, config.certify), ConstantWeight(WEIGHT))
+
         def step() -> None:
-            s.descend(loss(s.model(s.x), s.y) + WEIGHT * regularizer())
-            regularizer.step()
+            outputs = s.model(s.x)
+            s.descend(loss(outputs, s.y) + term(outputs, s.y))
+            term.step()
 
         return step
 

@@ -9,7 +9,6 @@ Outputs in other units need a loss in those units, so that row runs the loop of 
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated
 
@@ -19,13 +18,13 @@ from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cheaplip import DiscrepancyPrinciple, LipschitzRegularizer, fit, perturbed_pairs
-from cheaplip.data.arrays import Dataset, from_arrays, load
+from cheaplip import DiscrepancyPrinciple, LipschitzRegularizer, PenaltyTerm, fit, perturbed_pairs
+from cheaplip.data import Dataset, from_arrays, load
 from cheaplip.errors import DivergenceError
-from cheaplip.models.architectures import mlp
+from cheaplip.models import mlp
 from cheaplip.provenance import provenance
 from cheaplip.robustness.accuracy import accuracy
-from cheaplip.training.task import TensorBatches, split
+from cheaplip.training.batches import TensorBatches, split
 
 TARGETS = {"mnist": 0.95, "fashion-mnist": 0.85}
 CHANGES: dict[str, dict[str, float]] = {
@@ -62,30 +61,24 @@ def own_loop(data: Dataset, target: float, scale: float, epochs: int = 30) -> di
     parts = split(len(x), pair_share=0.1, validation_share=0.05, seed=0)
     batches = TensorBatches(x, y, parts.fit, batch_size=128, seed=0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches), eta_min=0.002)
+    lr_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches), eta_min=0.002)
     regularizer = LipschitzRegularizer(model, perturbed_pairs(x[parts.pairs]), domain=data.domain)
-    principle = DiscrepancyPrinciple(target)
+    term = PenaltyTerm(regularizer, DiscrepancyPrinciple(target))
     for epoch in range(1, epochs + 1):
-        right = seen = 0
         for xs, ys in batches.epoch(epoch):
             outputs = model(xs)
-            loss = cross_entropy(outputs / scale, ys)
-            if principle.weight > 0:
-                penalty = regularizer()
-                loss = loss + principle.limit(regularizer.ceiling(math.log(10))) * penalty
+            loss = cross_entropy(outputs / scale, ys) + term(outputs, ys)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            scheduler.step()
-            regularizer.step()
-            right += int((outputs.argmax(1) == ys).sum())
-            seen += len(ys)
-        principle.step(right / seen)
+            lr_schedule.step()
+            term.step()
+        term.update_weight()
     train_accuracy = accuracy(model, x[parts.fit], y[parts.fit])
     return {
         "train_accuracy": train_accuracy,
         "off_by_points": 100 * (train_accuracy - target),
-        "weight": principle.weight,
+        "weight": term.scheduler.weight,
         "lower_bound": regularizer.refine(),
         "skipped_steps": regularizer.skipped,
     }

@@ -3,8 +3,8 @@
 import torch
 
 import cheaplip
-from cheaplip.data.arrays import load
-from cheaplip.models.architectures import mlp
+from cheaplip.data import load
+from cheaplip.models import mlp
 
 digits = load("digits")  # 8x8 images, pixels in [0, 1]
 

@@ -5,8 +5,8 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 import cheaplip
-from cheaplip.data.arrays import load
-from cheaplip.models.architectures import mlp
+from cheaplip.data import load
+from cheaplip.models import mlp
 
 torch.manual_seed(0)
 digits = load("digits")  # 8x8 images, pixels in [0, 1]
@@ -16,28 +16,28 @@ epochs = 30
 
 model = mlp((1, 8, 8), 10)
 optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9)
-scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=0.001)
+lr_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs, eta_min=0.001)
 
 pairs = cheaplip.perturbed_pairs(held_out_inputs, noise=0.1)
 regularizer = cheaplip.LipschitzRegularizer(model, pairs)
-principle = cheaplip.DiscrepancyPrinciple(target=0.95)
+term = cheaplip.PenaltyTerm(regularizer, cheaplip.DiscrepancyPrinciple(target=0.95))
 
 for epoch in range(epochs):
-    right = 0
     for inputs, labels in loader:
         logits = model(inputs)
-        loss = cross_entropy(logits, labels) + principle.weight * regularizer()
+        loss = cross_entropy(logits, labels) + term(logits, labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        regularizer.step()
-        right += int((logits.argmax(1) == labels).sum())
-    scheduler.step()
-    principle.step(right / len(x))
+        term.step()
+    lr_schedule.step()
+    accuracy = term.running.value()
+    term.update_weight()
     if epoch % 5 == 4:
+        known = term.metrics()
         print(
-            f"epoch {epoch + 1}: training accuracy {right / len(x):.3f}, weight {principle.weight:.3f}, "
-            f"Lip(f) >= {regularizer.lower_bound():.2f}"
+            f"epoch {epoch + 1}: training accuracy {accuracy:.3f}, weight {known['weight']:.3f}, "
+            f"Lip(f) >= {known['lower_bound']:.2f}"
         )
 
 with torch.no_grad():

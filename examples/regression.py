@@ -3,7 +3,7 @@
 import torch
 
 import cheaplip
-from cheaplip.models.architectures import mlp
+from cheaplip.models import mlp
 
 
 def truth(x):

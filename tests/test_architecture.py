@@ -15,6 +15,7 @@ ROOMS = {
     "errors": "what went wrong, what was expected, what to do",
     "provenance": "with which version, hardware and settings a number was made",
     "progress": "what a user sees while something runs",
+    "records": "how settings are given and refused",
     "norms": "the norm of a sample",
     "domains": "on which inputs a statement holds",
     "inference": "how a model is called",

@@ -157,7 +157,7 @@ BAD_TRAINING = {
     "optimizer": (["--optimizer", "SDG"], "Did you mean 'SGD'"),
     "schedule": (["--schedule", "step"], "'cosine' or 'constant'"),
     "keep": (["--keep", "best"], "'last' or 'best-pgd'"),
-    "reduction": (["--reduction", "median"], "'mean', 'max' or 'topk'"),
+    "reduction": (["--reduction", "median"], "'mean' or 'max'"),
     "power": (["--power", "3"], "1 or 2"),
     "ascent": (["--ascent", "none"], "'normalized', 'printed' or 'accepted'"),
     "active": (["--active", "0"], "a valid active"),

@@ -69,9 +69,9 @@ def train(module, epochs, *, data=None, validation=None, ckpt_path=None, **setti
 def test_the_accuracy_steers_the_weight():
     module = Classifier(principle())
     trainer = train(module, 20)
-    assert module.lipschitz_principle.calls == 20
-    assert module.lipschitz_principle.weight > 0
-    assert abs(module.lipschitz_principle.excess) < 0.15
+    assert module.lipschitz_term.scheduler.calls == 20
+    assert module.lipschitz_term.scheduler.weight > 0
+    assert abs(module.lipschitz_term.scheduler.excess) < 0.15
     assert trainer.callback_metrics["lipschitz_weight"] > 0
     plain = Classifier(ConstantWeight(0.0))
     without = train(plain, 20)
@@ -84,7 +84,7 @@ def test_the_principle_sees_the_accuracy_of_the_epoch():
     expected = float((module.network(x).argmax(1) == y).float().mean())
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
     train(module, 1)
-    assert module.lipschitz_principle.excess == pytest.approx(expected - 0.7)
+    assert module.lipschitz_term.scheduler.excess == pytest.approx(expected - 0.7)
 
 
 def test_it_is_the_loop_of_the_readme():
@@ -100,7 +100,7 @@ def test_it_is_the_loop_of_the_readme():
             optimizer.step()
             regularizer.step()
     assert same_weights(module.network, model)
-    assert torch.equal(module.lipschitz_regularizer.state.points, regularizer.state.points)
+    assert torch.equal(module.lipschitz_term.penalty.state.points, regularizer.state.points)
 
 
 @pytest.mark.parametrize("validates", [False, True])
@@ -113,14 +113,14 @@ def test_a_resumed_run_is_the_same_run(tmp_path, validates):
     resumed = Classifier(principle(warmup=0))
     train(resumed, 4, validation=validation, ckpt_path=saver.last_model_path)
     assert same_weights(resumed.network, whole.network)
-    assert resumed.lipschitz_principle.state_dict() == whole.lipschitz_principle.state_dict()
-    assert torch.equal(resumed.lipschitz_regularizer.state.points, whole.lipschitz_regularizer.state.points)
+    assert resumed.lipschitz_term.scheduler.state_dict() == whole.lipschitz_term.scheduler.state_dict()
+    assert torch.equal(resumed.lipschitz_term.penalty.state.points, whole.lipschitz_term.penalty.state.points)
 
 
 def test_a_checkpoint_from_without_the_mixin_starts_the_penalty():
     module = Classifier(principle())
     module.on_load_checkpoint({})
-    assert module.lipschitz_principle.calls == 0
+    assert module.lipschitz_term.scheduler.calls == 0
 
 
 def test_real_values_and_a_target_loss():
@@ -141,7 +141,7 @@ def test_real_values_and_a_target_loss():
     expected = mse_loss(module.network(x), y).item()
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
     train(module, 1, data=loader(x, y))
-    assert module.lipschitz_principle.excess == pytest.approx((0.2 - expected) / 0.2, rel=1e-5)
+    assert module.lipschitz_term.scheduler.excess == pytest.approx((0.2 - expected) / 0.2, rel=1e-5)
 
 
 def test_a_quantity_that_does_not_fit_the_labels_is_refused():
@@ -186,7 +186,7 @@ def test_an_optimizer_with_a_closure_may_ask_twice_in_one_batch():
     module = Classifier(ConstantWeight(0.1))
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=0.1, max_iter=2)
     train(module, 1)
-    assert module.lipschitz_regularizer.state.calls == len(samples())
+    assert module.lipschitz_term.penalty.state.calls == len(samples())
 
 
 WORKER = """
@@ -198,7 +198,7 @@ torch.set_num_threads(1)
 module = Classifier(principle(warmup=0))
 train(module, 3, devices=2, strategy="ddp")
 assert module.trainer.world_size == 2
-state = {"network": module.network.state_dict(), "principle": module.lipschitz_principle.state_dict()}
+state = {"network": module.network.state_dict(), "principle": module.lipschitz_term.scheduler.state_dict()}
 torch.save(state, f"{sys.argv[1]}/{module.global_rank}.pt")
 """
 

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cheaplip.errors import InputError
-from cheaplip.run_folder import SCHEMA, claim_folder, find_runs, read_json, read_run, write_atomic, write_json, write_metrics
+from cheaplip.run_folder import (
+    SCHEMA,
+    find_runs,
+    prepare_run_folder,
+    read_json,
+    read_run,
+    write_atomic,
+    write_json,
+    write_metrics,
+)
 
 RESULT = {"schema": SCHEMA, "method": "clip", "seed": 0, "data": "digits", "model": "mlp", "provenance": {}}
 VALUES = st.recursive(
@@ -157,18 +166,18 @@ def test_a_path_without_runs_is_refused(tmp_path, name):
 
 def test_a_folder_is_claimed_and_left_as_it_was(tmp_path):
     folder = tmp_path / "new" / "run"
-    claim_folder(folder)
+    prepare_run_folder(folder)
     assert os.listdir(folder) == []
     (folder / "probe").write_text("the user's own")
-    claim_folder(folder)
+    prepare_run_folder(folder)
     assert (folder / "probe").read_text() == "the user's own"
 
 
 def test_a_folder_with_a_run_is_claimed_for_resuming_alone(tmp_path):
     folder = make_run(tmp_path / "run")
     with pytest.raises(InputError, match="--resume"):
-        claim_folder(folder)
-    claim_folder(folder, resume=True)
+        prepare_run_folder(folder)
+    prepare_run_folder(folder, resume=True)
     assert read_run(folder).result["method"] == "clip"
 
 
@@ -176,7 +185,7 @@ def test_a_file_is_no_output_folder(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(InputError, match="can be written"):
-            claim_folder(path)
+            prepare_run_folder(path)
 
 
 def test_a_folder_without_the_right_to_write_is_refused(tmp_path, monkeypatch):
@@ -185,4 +194,4 @@ def test_a_folder_without_the_right_to_write_is_refused(tmp_path, monkeypatch):
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root, who runs many a test, may write everywhere
     with pytest.raises(InputError, match=r"can be written.*Permission denied"):
-        claim_folder(tmp_path / "run")
+        prepare_run_folder(tmp_path / "run")

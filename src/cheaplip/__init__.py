@@ -15,20 +15,27 @@ if TYPE_CHECKING:
     from .domains import Ball
     from .pairs.quotient import difference_quotient
     from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
-    from .regularization.discrepancy import DiscrepancyPrinciple
+    from .regularization.certificate import CertificateRegularizer
+    from .regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
     from .regularization.margin_loss import margin_cross_entropy
+    from .regularization.penalty import PenaltySum
     from .regularization.regularizer import LipschitzRegularizer
+    from .regularization.term import PenaltyTerm
     from .robustness.accuracy import RobustnessReport, evaluate_robustness
     from .training.config import TrainConfig
     from .training.loop import TrainResult, fit
 
 __all__ = [
     "Ball",
+    "CertificateRegularizer",
+    "ConstantWeight",
     "Dataset",
     "DiscrepancyPrinciple",
     "LipschitzBracket",
     "LipschitzRegularizer",
     "PairSet",
+    "PenaltySum",
+    "PenaltyTerm",
     "RobustnessReport",
     "TrainConfig",
     "TrainResult",
@@ -46,14 +53,17 @@ __all__ = [
 _HOMES = {
     "bounds.bracket": ("LipschitzBracket", "lipschitz_bracket"),
     "bounds.radius": ("certified_radius",),
-    "bounds.layers.intervals": ("Ball",),
+    "domains": ("Ball",),
     "training.config": ("TrainConfig",),
     "data": ("Dataset",),
-    "regularization.discrepancy": ("DiscrepancyPrinciple",),
+    "regularization.discrepancy": ("ConstantWeight", "DiscrepancyPrinciple"),
     "regularization.margin_loss": ("margin_cross_entropy",),
     "pairs": ("PairSet", "matched_pairs", "perturbed_pairs", "uniform_pairs"),
     "pairs.quotient": ("difference_quotient",),
+    "regularization.certificate": ("CertificateRegularizer",),
+    "regularization.penalty": ("PenaltySum",),
     "regularization.regularizer": ("LipschitzRegularizer",),
+    "regularization.term": ("PenaltyTerm",),
     "robustness": ("RobustnessReport", "evaluate_robustness"),
     "training.loop": ("TrainResult", "fit"),
 }

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from .errors import CheaplipError, InputError, require_known
-from .run_folder import find_runs
+from .run_folder import CONFIG, find_runs
 from .settings import given_options, numbers
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
@@ -114,7 +114,7 @@ def train(
     try:
         result = run_job(job, out, data_dir=data_dir, resume=resume, progress=True)
     except KeyboardInterrupt:
-        if (out / "config.json").exists():
+        if (out / CONFIG).exists():
             again = f"cheaplip train --resume --out {shlex.quote(str(out))}"
             again += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
             typer.echo(f"Interrupted. Continue with: {again}", err=True)
@@ -163,7 +163,8 @@ def certify(
     data_dir: DataDir = None,
 ) -> None:
     """Count the test samples that are right and proved to stay so within eps; leaves every sample's radius as a CSV."""
-    from .runs.execute import RADII, bound_run
+    from .run_folder import RADII
+    from .runs.execute import bound_run
 
     result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
     if "certified" not in result:

@@ -40,6 +40,21 @@ class ContradictionError(CheaplipError, RuntimeError):
         super().__init__(f"lower {lower:.6g} ({found_by}) is above upper {upper:.6g} ({proved_by}). {do}")
 
 
+def require_in(name: str, value: float, interval: str, do: str = "Give a number in that range.") -> None:
+    """Raise `InputError` unless `value` lies in `interval`, written such as `[0, 1)` or `(0, inf)`; nan lies in none.
+
+    Example:
+        >>> require_in("renewal", 1.5, "[0, 1]")
+        Traceback (most recent call last):
+        cheaplip.errors.InputError: expected renewal in [0, 1]; got 1.5. Give a number in that range.
+    """
+    low, high = (float(end) for end in interval[1:-1].split(","))
+    above = value >= low if interval[0] == "[" else value > low
+    below = value <= high if interval[-1] == "]" else value < high
+    if not (above and below):
+        raise InputError(f"{name} in {interval}", value, do)
+
+
 def one_line(error: BaseException) -> str:
     """Its message on one line, or its type if it has none."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -2,35 +2,33 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.nn.functional import mse_loss
 
 from .errors import InputError
 from .inference import Model
 from .pairs.sets import PairSet
-from .regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
+from .regularization.certificate import with_certificate
+from .regularization.discrepancy import WeightScheduler
 from .regularization.regularizer import LipschitzRegularizer
+from .regularization.term import PenaltyTerm
 
 
 class LipschitzMixin:
-    """Adds the penalty, its ascent and the discrepancy principle to a LightningModule; stands before it in the bases.
+    """Adds a `PenaltyTerm` to a LightningModule; stands before it in the bases.
 
     Two calls: `configure_lipschitz` in `__init__`, and `lipschitz_penalty` as a term of the loss that `training_step`
-    returns. The rest happens in hooks: the ascent after every batch, the update of the weight after the last batch of an
-    epoch, the state in the checkpoint, and `lipschitz_weight` and `lipschitz_lower_bound` in the log. A module that
-    overrides `on_train_batch_end`, `on_save_checkpoint` or `on_load_checkpoint` calls `super()`'s.
+    returns. Hooks do the rest: the ascent after every batch, the update of the weight after the last batch of an epoch,
+    the state in the checkpoint, and `lipschitz_weight` and `lipschitz_lower_bound` in the log. A module that overrides
+    `on_before_optimizer_step`, `on_train_batch_end`, `on_save_checkpoint` or `on_load_checkpoint` calls `super()`'s.
 
-    The penalty belongs into the loss, not into a callback that adds gradients after the backward pass: under DDP that
-    would pull the processes apart. Made for one device and for DDP, where every process has the same pairs and the
-    principle sees the accuracy of all; not for strategies that shard the parameters.
+    The penalty belongs into the loss, not into a callback that adds gradients after the backward pass: under DDP such a
+    callback makes the processes diverge. Made for one device and for DDP, where every process has the same pairs and the
+    scheduler sees the accuracy of all; not for strategies that shard the parameters.
 
     Attributes:
-        lipschitz_regularizer: holds the pairs.
-        lipschitz_principle: holds the weight.
+        lipschitz_term: holds the penalty and the scheduler.
 
     Example:
         A complete module::
@@ -55,75 +53,67 @@ class LipschitzMixin:
     log_dict: Any
 
     def configure_lipschitz(
-        self, model: Model, pairs: PairSet, principle: DiscrepancyPrinciple | ConstantWeight, **regularizer_options: Any
+        self, model: Model, pairs: PairSet, scheduler: WeightScheduler, *, certify: float = 0.0, **regularizer_options: Any
     ) -> None:
         """Say what is regularised; once, in `__init__`, after `super().__init__()`.
 
         Args:
             model: f, the network: a submodule, or `self` if `forward` is f.
             pairs: X_Lip.
-            principle: with a target accuracy for class labels, with `quantity="loss"` and a mean squared error for real
-                values, or a `ConstantWeight`.
+            scheduler: a `DiscrepancyPrinciple` with a target accuracy for class labels, with `quantity="loss"` and a mean
+                squared error for real values, or a `ConstantWeight`.
+            certify: share of the certified upper bound's square in the penalty.
             **regularizer_options: of `LipschitzRegularizer`, such as `active=64`.
 
         Raises:
-            InputError: what `LipschitzRegularizer` refuses.
+            InputError: what `LipschitzRegularizer` and `with_certificate` refuse.
         """
-        self._make_lipschitz_regularizer = partial(LipschitzRegularizer, model, pairs, **regularizer_options)
-        self.lipschitz_regularizer = self._make_lipschitz_regularizer()
-        self.lipschitz_principle = principle
-        self._lipschitz_observed = torch.zeros(2)  # of this epoch: right answers or sum of squared errors, samples
+        penalty = with_certificate(LipschitzRegularizer(model, pairs, **regularizer_options), certify)
+        self.lipschitz_term = PenaltyTerm(penalty, scheduler)
         self._lipschitz_batch: tuple[int, int] | None = None  # the one whose penalty was given and whose end is to come
 
     def lipschitz_penalty(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The term to add to the loss, weight * penalty, once in every `training_step`; 0 while the weight is 0.
 
         Args:
-            outputs: f(x) on the batch, `(n, classes)` logits or `(n, *output)` values; what the principle looks at.
+            outputs: f(x) on the batch, `(n, classes)` logits or `(n, *output)` values; what the scheduler looks at.
             y: `(n,)` integer labels, or `(n, *output)` floating values.
 
         Raises:
-            InputError: `configure_lipschitz` was not called, the principle's quantity does not fit y, or the hook at the
+            InputError: `configure_lipschitz` was not called, the scheduler's quantity does not fit y, or the hook at the
                 end of a batch did not run.
         """
-        if not hasattr(self, "lipschitz_principle"):
+        if not hasattr(self, "lipschitz_term"):
             raise InputError("configure_lipschitz before training", "no such call", "Call it in __init__.")
         self._note_lipschitz_batch()
-        self._observe_lipschitz(outputs.detach(), y)
-        if self.lipschitz_principle.weight == 0:
-            return outputs.new_zeros(())
-        if self.lipschitz_regularizer.state.points.device != outputs.device:  # made in __init__, before the model was moved
-            made = self._make_lipschitz_regularizer()
-            made.load_state_dict(self.lipschitz_regularizer.state_dict())
-            self.lipschitz_regularizer = made
-        return self.lipschitz_principle.weight * self.lipschitz_regularizer()
+        return self.lipschitz_term(outputs, y)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Limit the gradients where the penalty has a certificate."""
+        super().on_before_optimizer_step(optimizer)  # type: ignore[misc]
+        self.lipschitz_term.clip_gradients()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Algorithm 1: raise the quotients of the pairs that are next; at the end of an epoch, move the weight."""
         super().on_train_batch_end(outputs, batch, batch_idx)  # type: ignore[misc]
         self._lipschitz_batch = None
-        if self.lipschitz_principle.weight > 0:
-            self.lipschitz_regularizer.step()
+        self.lipschitz_term.step()
         if self.trainer.is_last_batch:  # not on_train_epoch_end: a checkpoint after validation comes before that
-            self._step_lipschitz_principle()
+            metrics = self.lipschitz_term.metrics()
+            known = {f"lipschitz_{name}": metrics[name] for name in ("weight", "lower_bound")}
+            self.log_dict(known, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self.lipschitz_term.update_weight()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Pairs, weight and the count of this epoch, as `lipschitz`."""
+        """The state of the term, as `lipschitz`."""
         super().on_save_checkpoint(checkpoint)  # type: ignore[misc]
-        checkpoint["lipschitz"] = {
-            "regularizer": self.lipschitz_regularizer.state_dict(),
-            "principle": self.lipschitz_principle.state_dict(),
-            "observed": self._lipschitz_observed,
-        }
+        checkpoint["lipschitz"] = self.lipschitz_term.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Continue from a checkpoint; one that was made without this mixin starts the penalty from the beginning."""
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         if "lipschitz" in checkpoint:
-            state = checkpoint["lipschitz"]
-            self.lipschitz_regularizer.load_state_dict(state["regularizer"])
-            self.lipschitz_principle.load_state_dict(state["principle"])
-            self._lipschitz_observed = state["observed"]
+            self.lipschitz_term.load_state_dict(checkpoint["lipschitz"])
 
     def _note_lipschitz_batch(self) -> None:
         now = self.trainer.current_epoch, self.trainer.fit_loop.batch_idx
@@ -131,23 +121,3 @@ class LipschitzMixin:
             do = "Name LipschitzMixin before LightningModule, and call super().on_train_batch_end(outputs, batch, batch_idx)."
             raise InputError("LipschitzMixin.on_train_batch_end to run after every batch", "it did not", do)
         self._lipschitz_batch = now
-
-    def _observe_lipschitz(self, outputs: Tensor, y: Tensor) -> None:
-        quantity = getattr(self.lipschitz_principle, "quantity", None)  # a constant weight looks at nothing
-        if quantity not in (None, "loss" if y.is_floating_point() else "accuracy"):
-            do = 'Give integer labels, or DiscrepancyPrinciple(target, quantity="loss") for floating values.'
-            raise InputError(f"y that fits a target {quantity}", y.dtype, do)
-        if y.is_floating_point():
-            total = mse_loss(outputs.float(), y.float()) * len(y)
-        else:
-            total = (outputs.argmax(1) == y).sum().float()
-        observed = torch.stack([total, torch.full_like(total, len(y))])
-        self._lipschitz_observed = self._lipschitz_observed.to(total.device) + observed
-
-    def _step_lipschitz_principle(self) -> None:
-        principle = self.lipschitz_principle
-        log = {"lipschitz_weight": principle.weight, "lipschitz_lower_bound": self.lipschitz_regularizer.lower_bound()}
-        self.log_dict(log, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-        total, samples = self.trainer.strategy.reduce(self._lipschitz_observed, reduce_op="sum").tolist()
-        principle.step(total / samples)
-        self._lipschitz_observed = torch.zeros(2)

@@ -20,6 +20,10 @@ from .errors import InputError
 SCHEMA = 1
 """Version of `config.json` and `result.json`; a reader refuses any other."""
 
+CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
+WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint/state.pt"
+PAIRS, RADII = "pairs.npz", "radii.csv"
+
 Json = dict[str, Any]
 
 
@@ -72,16 +76,16 @@ class Run:
 
 def read_run(folder: Path) -> Run:
     """Read a finished run; raise `InputError` naming the file that is missing or damaged."""
-    result = read_json(folder / "result.json")
+    result = read_json(folder / RESULT)
     missing = {"method", "seed", "data", "model", "provenance"} - result.keys()
     if missing:
-        raise InputError(f"{folder / 'result.json'} to have {', '.join(sorted(missing))}", "none", "Evaluate the run again.")
+        raise InputError(f"{folder / RESULT} to have {', '.join(sorted(missing))}", "none", "Evaluate the run again.")
     try:
-        lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
         history = [json.loads(line) for line in lines]
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / 'metrics.jsonl'} with one JSON object a line", error, "Train again.") from None
-    return Run(folder, read_json(folder / "config.json"), result, history)
+    return Run(folder, read_json(folder / CONFIG), result, history)
 
 
 def find_runs(paths: Sequence[Path]) -> list[Run]:
@@ -92,14 +96,14 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     """
     runs: dict[Path, Run] = {}
     for path in paths:
-        folders = sorted(file.parent for file in path.rglob("result.json")) if path.is_dir() else []
+        folders = sorted(file.parent for file in path.rglob(RESULT)) if path.is_dir() else []
         if not folders:
             raise InputError("a run folder (one with result.json) or a folder of them", path, "Train one first.")
         runs |= {folder.resolve(): read_run(folder) for folder in folders}
     return list(runs.values())
 
 
-def claim_folder(folder: Path, *, resume: bool = False) -> None:
+def prepare_run_folder(folder: Path, *, resume: bool = False) -> None:
     """Make `folder` ours to write a run into; refuse one that holds a run unless it is being resumed.
 
     Raises:
@@ -107,7 +111,7 @@ def claim_folder(folder: Path, *, resume: bool = False) -> None:
     """
     do = "Choose another --out, or --resume to continue the run there."
     try:
-        if not resume and (folder / "config.json").exists():
+        if not resume and (folder / CONFIG).exists():
             raise InputError("an output folder without a run in it", folder, do)
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from .errors import InputError
 from .inference import forward
 from .models.architectures import mlp
-from .training.config import configure
 from .training.loop import fit
+from .training.presets import configure
 
 Module = Callable[[tuple[int, ...], int], nn.Module]
 """Makes an untrained network from the shape of one input and the number of outputs."""

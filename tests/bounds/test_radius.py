@@ -16,7 +16,7 @@ from cheaplip.bounds import subdivision
 from cheaplip.bounds.radius import certified_accuracy
 from cheaplip.bounds.upper import upper_bound
 from cheaplip.cli import app
-from cheaplip.data.arrays import load
+from cheaplip.data import load
 from cheaplip.errors import InputError
 from cheaplip.robustness.attacks import normalized_pgd
 from cheaplip.runs.execute import bound_run, make_job, run_job

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cheaplip.experiments.figure_2 import Settings, constant_threshold, measure, reproduce_regression, sample, train, truth
-from cheaplip.models.architectures import mlp
+from cheaplip.models import mlp
 from cheaplip.regularization.discrepancy import ConstantWeight
 from cheaplip.report.figure_2 import FIGURES, fits_of
 from cheaplip.report.style import new_figure

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cheaplip.errors import InputError
-from cheaplip.models.architectures import ACTIVATIONS, MODELS, cnn, mlp
+from cheaplip.models import ACTIVATIONS, MODELS, cnn, mlp
 
 
 def count(model):

@@ -6,10 +6,10 @@ from torch import nn
 
 from cheaplip import LipschitzRegularizer, fit, lipschitz_bracket, perturbed_pairs
 from cheaplip.bounds.upper import upper_bound
-from cheaplip.data.arrays import load
+from cheaplip.data import load
 from cheaplip.errors import InputError, UnsupportedModuleError
-from cheaplip.models.architectures import cnn, mlp
-from cheaplip.regularization.certificate import LearntCertificate
+from cheaplip.models import cnn, mlp
+from cheaplip.regularization.certificate import CertificateRegularizer, with_certificate
 
 
 def network(seed=0, hidden=(12, 10), activation="relu"):
@@ -20,7 +20,7 @@ def network(seed=0, hidden=(12, 10), activation="relu"):
 @pytest.mark.parametrize("activation", ["relu", "softplus", "sigmoid"])
 def test_the_first_bound_is_about_the_searched_one(activation):
     model = network(activation=activation)
-    bound = LearntCertificate(model, (6,))().detach()
+    bound = CertificateRegularizer(model, (6,)).bound().detach()
     best = upper_bound(model, (6,)).value
     assert best * (1 - 1e-6) <= float(bound) <= 1.05 * best
 
@@ -45,8 +45,8 @@ def convolutional():
 def test_gradients_go_to_the_weights(make, shape, monkeypatch):
     monkeypatch.setattr("cheaplip.bounds.multipliers.chain.DENSE_ROWS", 300)
     model = make().double()
-    certificate = LearntCertificate(model, shape)
-    bound = certificate()
+    certificate = CertificateRegularizer(model, shape)
+    bound = certificate.bound()
     weights = [p for p in model.parameters() if p.dim() > 1]
     for weight, gradient in zip(weights, torch.autograd.grad(bound, weights), strict=True):
         index = torch.unravel_index(gradient.abs().argmax(), gradient.shape)
@@ -54,47 +54,48 @@ def test_gradients_go_to_the_weights(make, shape, monkeypatch):
             ends = []
             for change in (1e-6, -2e-6):
                 weight[index] += change
-                ends.append(float(certificate()))
+                ends.append(float(certificate.bound()))
             weight[index] += 1e-6
         assert (ends[0] - ends[1]) / 2e-6 == pytest.approx(float(gradient[index]), rel=1e-3)
 
 
-def test_multipliers_follow_weights_that_move():
+def test_multipliers_follow_weights_that_move(monkeypatch):
+    monkeypatch.setattr("cheaplip.regularization.certificate.LEARNING_RATE", 0.03)
     model = network()
-    certificate = LearntCertificate(model, (6,), lr=0.03)
-    certificate()
+    certificate = CertificateRegularizer(model, (6,))
+    certificate.bound()
     with torch.no_grad():
         for layer in (model[1], model[3], model[5]):
             layer.weight.add_(0.05 * torch.randn_like(layer.weight))
-    left_behind = float(certificate().detach())
+    left_behind = float(certificate.bound().detach())
     for _ in range(300):
-        certificate().backward()
+        certificate.bound().backward()
         certificate.step()
     best = upper_bound(model, (6,)).value
-    assert best * (1 - 1e-6) <= float(certificate().detach()) <= min(1.02 * best, left_behind)
+    assert best * (1 - 1e-6) <= float(certificate.bound().detach()) <= min(1.02 * best, left_behind)
 
 
 @pytest.mark.parametrize("factor", [3.0, 1e3, 1e-3])
 def test_no_jump_of_the_weights_loses_the_certificate(factor):
     model = network(hidden=(12, 10, 8))
-    certificate = LearntCertificate(model, (6,))
-    certificate()
+    certificate = CertificateRegularizer(model, (6,))
+    certificate.bound()
     with torch.no_grad():
         for layer in model:
             if isinstance(layer, nn.Linear):
                 layer.weight.mul_(factor)
-    bound = certificate()
+    bound = certificate.bound()
     assert bound.isfinite()
     assert float(bound.detach()) >= upper_bound(model, (6,)).value * (1 - 1e-6)
     bound.backward()
     certificate.step()
-    assert certificate().isfinite()
+    assert certificate.bound().isfinite()
 
 
 def test_a_gradient_that_is_not_finite_moves_nothing():
     model = network()
-    certificate = LearntCertificate(model, (6,))
-    (certificate() * torch.inf).backward()
+    certificate = CertificateRegularizer(model, (6,))
+    (certificate.bound() * torch.inf).backward()
     before = [log.clone() for log in certificate.state_dict()["logs"]]
     certificate.step()
     assert all(torch.equal(*pair) for pair in zip(before, certificate.state_dict()["logs"], strict=True))
@@ -103,9 +104,9 @@ def test_a_gradient_that_is_not_finite_moves_nothing():
 def test_the_penalty_is_that_of_the_pairs_and_a_share_of_the_square():
     model = network()
     pairs = perturbed_pairs(torch.randn(20, 6), seed=0)
-    plain, both = (LipschitzRegularizer(model, pairs, interval=4, certify=w) for w in (0.0, 0.3))
+    plain, both = (with_certificate(LipschitzRegularizer(model, pairs, interval=4), w) for w in (0.0, 0.3))
     extra = float((both() - plain()).detach())
-    assert extra == pytest.approx(4 * 0.3 * float(LearntCertificate(model, (6,))().square().detach()), rel=1e-4)
+    assert extra == pytest.approx(4 * 0.3 * float(CertificateRegularizer(model, (6,)).bound().square().detach()), rel=1e-4)
     for regularizer in (plain, both):
         regularizer.step()
     assert float(both()) == float(plain()) == 0.0  # between two penalties
@@ -114,18 +115,28 @@ def test_the_penalty_is_that_of_the_pairs_and_a_share_of_the_square():
 def test_refusals():
     pairs = perturbed_pairs(torch.randn(20, 1, 8, 8), seed=0)
     with pytest.raises(UnsupportedModuleError, match="LayerNorm"):
-        LearntCertificate(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (6,))
+        CertificateRegularizer(nn.Sequential(nn.Linear(6, 4), nn.LayerNorm(4), nn.Linear(4, 2)), (6,))
     with pytest.raises(UnsupportedModuleError, match="circular"):
-        LearntCertificate(nn.Sequential(nn.Conv2d(1, 3, 3, padding_mode="circular"), nn.Flatten()), (1, 8, 8))
+        CertificateRegularizer(nn.Sequential(nn.Conv2d(1, 3, 3, padding_mode="circular"), nn.Flatten()), (1, 8, 8))
     with pytest.raises(UnsupportedModuleError, match="Linear"):  # its matrix is too large, it would be a mere number
-        LearntCertificate(nn.Sequential(nn.Linear(2, 600), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 2)), (3, 2))
+        CertificateRegularizer(nn.Sequential(nn.Linear(2, 600), nn.ReLU(), nn.Flatten(), nn.Linear(1800, 2)), (3, 2))
     with pytest.raises(UnsupportedModuleError, match="branches"):
-        LearntCertificate(Sum(), (6,))
-    for options in ({"certify": -1.0}, {"certify": float("nan")}, {"certify": 0.1, "input_norm": 1}):
+        CertificateRegularizer(Sum(), (6,))
+    for share in (-1.0, float("nan")):
         with pytest.raises(InputError, match="certify"):
-            LipschitzRegularizer(mlp((1, 8, 8), 3), pairs, **options)
+            with_certificate(LipschitzRegularizer(mlp((1, 8, 8), 3), pairs), share)
     with pytest.raises(InputError, match="an nn"):
-        LipschitzRegularizer(lambda x: x, pairs, certify=0.1)
+        with_certificate(LipschitzRegularizer(lambda x: x, pairs), 0.1)
+
+
+def test_a_certificate_that_is_not_finite_is_left_out_and_counted():
+    model = network()
+    certificate = CertificateRegularizer(model, (6,), interval=1)
+    assert certificate().requires_grad
+    with torch.no_grad():
+        model[1].weight.mul_(1e30)
+    assert certificate().item() == 0  # its square is too large for float32
+    assert certificate.skipped == 1
 
 
 DIGITS = {"weight": 0.01, "epochs": 10, "interval": 2, "batch_size": 32}

@@ -91,10 +91,9 @@ class Weights(RuleBasedStateMachine):
         kind=st.sampled_from(["additive", "multiplicative"]),
         warmup=st.integers(0, 3),
         every=st.integers(1, 3),
-        maximum=st.floats(0.02, 5),
     )
-    def make(self, kind, warmup, every, maximum):
-        self.options = {"rule": kind, "warmup": warmup, "every": every, "maximum": maximum, "increment": 1.0}
+    def make(self, kind, warmup, every):
+        self.options = {"rule": kind, "warmup": warmup, "every": every, "increment": 1.0}
         self.principle = DiscrepancyPrinciple(0.8, **self.options)
         self.calls = 0
 
@@ -118,7 +117,7 @@ class Weights(RuleBasedStateMachine):
     @invariant()
     def stays_in_bounds(self):
         if hasattr(self, "principle"):
-            assert 0 <= self.principle.weight <= self.options["maximum"]
+            assert 0 <= self.principle.weight < math.inf
             if self.calls < self.options["warmup"] * self.options["every"]:
                 assert self.principle.weight == 0
 
@@ -200,21 +199,20 @@ def test_a_long_time_below_the_target_is_soon_made_up():
         ({"target": 1}, r"\(0, 1\)"),
         ({"target": 95}, r"got 95.*fraction"),
         ({"target": math.nan}, r"\(0, 1\)"),
-        ({"target": 0, "quantity": "loss"}, "> 0"),
-        ({"target": math.inf, "quantity": "loss"}, "> 0"),
+        ({"target": 0, "quantity": "loss"}, r"target loss in \(0, inf\)"),
+        ({"target": math.inf, "quantity": "loss"}, r"target loss in \(0, inf\)"),
         ({"rule": "multiplicatve"}, "Did you mean 'multiplicative'"),
         ({"rule": None}, "rule to be one of"),
         ({"quantity": "risk"}, "accuracy, loss"),
         ({"initial": 0}, "cannot leave 0"),
-        ({"initial": -1, "rule": "additive"}, "from 0"),
-        ({"initial": 2, "maximum": 1, "rule": "additive"}, "Raise the maximum"),
+        ({"initial": -1, "rule": "additive"}, r"in \[0, inf\)"),
         ({"initial": math.nan}, "initial weight"),
-        ({"increment": 0}, "increment > 0"),
-        ({"gain": math.inf}, "gain > 0"),
-        ({"damping": -1}, "damping >= 0"),
-        ({"largest_step": math.nan}, "largest_step > 0"),
-        ({"warmup": -1}, "-1 and 1"),
-        ({"every": 0}, "3 and 0"),
+        ({"increment": 0}, r"increment in \(0, inf\)"),
+        ({"gain": math.inf}, "gain in"),
+        ({"damping": -1}, r"damping in \[0"),
+        ({"largest_step": math.nan}, "largest_step in"),
+        ({"warmup": -1}, "warmup in"),
+        ({"every": 0}, r"every in \[1, inf\)"),
     ],
 )
 def test_refusals(options, match):
@@ -239,22 +237,22 @@ def test_a_constant_weight_stays():
 
 @pytest.mark.parametrize("weight", [-1, math.inf, math.nan])
 def test_refuses_constant_weights_below_0_or_not_finite(weight):
-    with pytest.raises(InputError, match="weight >= 0"):
+    with pytest.raises(InputError, match="weight in"):
         ConstantWeight(weight)
 
 
-def test_the_largest_penalty_before_the_first_update_limits_the_weight():
+def test_the_largest_penalty_before_the_first_update_caps_the_weight():
     principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=1)
-    assert principle.limit(0.1) == 0.0
+    assert principle.cap(0.1) == 0.0
     principle.step(0.95)
-    assert [principle.limit(c) for c in (math.inf, 2.0, 0.25, 0.5)] == [1.0, 1.0, 0.25, 0.25]
+    assert [principle.cap(c) for c in (math.inf, 2.0, 0.25, 0.5)] == [1.0, 1.0, 0.25, 0.25]
     assert principle.weight == 0.25
     principle.step(0.95)
     after = principle.weight
     assert 0.25 < after < 1.0
-    assert principle.limit(0.01) == after  # from there the rule moves it
+    assert principle.cap(0.01) == after  # from there the rule moves it
 
 
-def test_the_printed_rule_and_a_constant_weight_know_no_limit():
-    assert DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, warmup=0).limit(0.1) == 1.0
-    assert ConstantWeight(3.0).limit(0.1) == 3.0
+def test_the_printed_rule_and_a_constant_weight_have_no_cap():
+    assert DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, warmup=0).cap(0.1) == 1.0
+    assert ConstantWeight(3.0).cap(0.1) == 3.0

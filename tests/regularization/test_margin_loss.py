@@ -10,12 +10,12 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from cheaplip import fit
-from cheaplip.data.arrays import load
+from cheaplip.data import load
 from cheaplip.errors import InputError
-from cheaplip.models.architectures import mlp
+from cheaplip.models import mlp
 from cheaplip.regularization.margin_loss import margin_cross_entropy
-from cheaplip.training.config import configure
-from cheaplip.training.loop import margin_share
+from cheaplip.training.loop import margin_ramp
+from cheaplip.training.presets import configure
 
 SEEDS = st.integers(0, 1000)
 
@@ -58,8 +58,8 @@ def test_hopeless_samples_count_no_more_than_lost_ones_and_pull_less():
 
 def test_the_margin_sets_in_with_the_weight_over_a_fifth_of_the_epochs():
     history = [{"weight": 0.0}] * 4
-    assert margin_share(history, 10) == 0
-    assert [margin_share(history + [{"weight": 0.1}] * k, 10) for k in (1, 2, 3)] == [0.5, 1.0, 1.0]
+    assert margin_ramp(history, 10) == 0
+    assert [margin_ramp(history + [{"weight": 0.1}] * k, 10) for k in (1, 2, 3)] == [0.5, 1.0, 1.0]
 
 
 def test_fit_takes_the_loss_once_there_is_a_weight():

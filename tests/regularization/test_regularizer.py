@@ -2,58 +2,46 @@
 
 import copy
 import itertools
-import math
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from cheaplip import LipschitzRegularizer, PairSet, perturbed_pairs
+from cheaplip import PairSet, perturbed_pairs
 from cheaplip.norms import sample_norm
 from cheaplip.regularization.regularizer import reduce_quotients
 from support import oracles
 from support.regularizers import made, network, some_pairs
 
-REDUCTIONS = pytest.mark.parametrize("reduction", ["max", "mean", "topk"])
+REDUCTIONS = pytest.mark.parametrize("reduction", ["max", "mean"])
 POWERS = pytest.mark.parametrize("power", [1, 2])
 
 
 @REDUCTIONS
 @POWERS
-@given(values=st.lists(st.floats(0, 100, width=32), min_size=1, max_size=8), k=st.integers(1, 10))
-def test_reductions(reduction, power, values, k):
-    actual = reduce_quotients(torch.tensor(values), reduction, power, k)
-    assert actual.item() == pytest.approx(oracles.reduced(values, reduction, power, min(k, len(values))), rel=1e-5, abs=1e-30)
+@given(values=st.lists(st.floats(0, 100, width=32), min_size=1, max_size=8))
+def test_reductions(reduction, power, values):
+    actual = reduce_quotients(torch.tensor(values), reduction, power)
+    assert actual.item() == pytest.approx(oracles.reduced(values, reduction, power), rel=1e-5, abs=1e-30)
 
 
 @REDUCTIONS
 @POWERS
 def test_penalty_and_its_gradient_are_those_of_the_loop_over_pairs(reduction, power):
     model, pairs = network(), some_pairs(6)
-    made(model, pairs, active=6, reduction=reduction, power=power, k=3)().backward()
+    made(model, pairs, active=6, reduction=reduction, power=power)().backward()
     actual = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     quotients = [oracles.differentiable_quotient(model, a, b) for a, b in zip(pairs.u, pairs.v, strict=True)]
-    expected = oracles.reduced(quotients, reduction, power, 3)
+    expected = oracles.reduced(quotients, reduction, power)
     expected.backward()
     for gradient, parameter in zip(actual, model.parameters(), strict=True):
         oracle = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(gradient, oracle, rtol=1e-4, atol=1e-6)
-    penalty = made(model, pairs, active=6, reduction=reduction, power=power, k=3)()
+    penalty = made(model, pairs, active=6, reduction=reduction, power=power)()
     torch.testing.assert_close(penalty, expected)
-
-
-def test_other_norms():
-    model, pairs = network(), some_pairs(6)
-    norms = {"input_norm": math.inf, "output_norm": 1}
-    regularizer = made(model, pairs, active=6, reduction="max", power=1, step_size=1e-3, **norms)
-    expected = oracles.quotients(model, pairs.u, pairs.v, np.inf, 1).max()
-    assert regularizer().item() == pytest.approx(expected, rel=1e-5)
-    regularizer.step()
-    assert regularizer().item() > expected
 
 
 def visits(n, active, rounds):
@@ -132,7 +120,7 @@ def test_a_penalty_sees_pairs_freshly_raised():
     options = {"active": 4, "reduction": "mean", "power": 1}
     before = oracles.quotients(model, pairs.u, pairs.v).mean()
     for rule, step_size in (("normalized", 0.1), ("printed", 0.1), ("accepted", 0.1)):
-        regularizer = made(model, pairs, ascent=rule, step_size=step_size, ascent_steps=3, **options)
+        regularizer = made(model, pairs, ascent=rule, step_size=step_size, **options)
         assert regularizer().item() == pytest.approx(before, rel=1e-5)
         regularizer.step()
         assert regularizer().item() > before
@@ -156,13 +144,13 @@ def test_accepted_ascent_stores_a_step_size_for_each_pair():
 @pytest.mark.parametrize("rule", ["normalized", "printed", "accepted"])
 def test_pairs_stay_in_the_domain_and_apart(rule):
     pairs = perturbed_pairs(torch.rand(8, 4) * 0.8, noise=0.1)
-    regularizer = made(lambda x: 50 * x.square(), pairs, active=8, ascent=rule, step_size=5.0, domain=(0, 1), separation=0.5)
+    regularizer = made(lambda x: 50 * x.square(), pairs, active=8, ascent=rule, step_size=5.0, domain=(0, 1))
     for _ in range(30):
         regularizer.step()
     state = regularizer.state
     assert state.points.min() >= 0
     assert state.points.max() <= 1
-    assert sample_norm(state.points[:, 0] - state.points[:, 1]).min() >= 0.5 * sample_norm(pairs.u - pairs.v).median() * 0.99
+    assert sample_norm(state.points[:, 0] - state.points[:, 1]).min() >= 0.01 * sample_norm(pairs.u - pairs.v).median() * 0.99
     assert not torch.equal(state.points[:, 0], pairs.u)
 
 
@@ -181,18 +169,6 @@ def test_the_given_pairs_the_modes_and_the_gradients_stay_as_they_were():
     assert [module.training for module in model] == [True, False, True]
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-
-
-@pytest.mark.parametrize("interval", [1, 4])
-def test_at_the_ceiling_the_penalty_costs_as_much_as_chance(interval):
-    pairs = PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
-    regularizer = LipschitzRegularizer(lambda x: 3 * x, pairs, interval=interval)
-    assert regularizer.ceiling(2.0) == math.inf  # nothing was measured yet
-    regularizer()
-    assert regularizer.ceiling(2.0) * 9.0 * interval == pytest.approx(2.0)
-    regularizer.step()
-    regularizer()
-    assert (regularizer.ceiling(2.0) == math.inf) == (interval > 1)  # no penalty was due
 
 
 def steep_corner(x):

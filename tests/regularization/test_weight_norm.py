@@ -1,10 +1,10 @@
-"""Equation (6): the norm of the parameters, and the penalties' common interface."""
+"""Equation (6): the norm of the parameters."""
 
 import pytest
 import torch
 from torch import nn
 
-from cheaplip.regularization.weight_norm import NoPenalty, WeightPenalty, weight_norm
+from cheaplip.regularization.weight_norm import WeightNorm, weight_norm
 
 
 def vector(model):
@@ -41,7 +41,7 @@ def test_gradient_at_0_is_0(squared):
 
 def test_a_descent_step_shrinks_the_weights():
     model = nn.Linear(4, 4)
-    penalty = WeightPenalty(model, squared=True)
+    penalty = WeightNorm(model, squared=True)
     before = penalty().item()
     torch.optim.SGD(model.parameters(), lr=0.1).zero_grad()
     penalty().backward()
@@ -49,15 +49,10 @@ def test_a_descent_step_shrinks_the_weights():
     assert penalty().item() == pytest.approx(before * 0.8**2)
 
 
-@pytest.mark.parametrize("penalty", [NoPenalty(), WeightPenalty(nn.Linear(2, 2))])
-def test_nothing_moves_in_a_penalty_without_pairs(penalty):
+def test_it_has_no_state_and_knows_nothing_of_the_constant():
+    penalty = WeightNorm(nn.Linear(2, 2))
     before = penalty().item()
     penalty.step()
     penalty.load_state_dict(penalty.state_dict())
     assert penalty().item() == before
-    assert penalty.lower_bound() is None
-    assert penalty.skipped == 0
-
-
-def test_no_penalty_is_0():
-    assert NoPenalty()().item() == 0
+    assert penalty.metrics() == {}

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from cheaplip.data.arrays import load
+from cheaplip.data import load
 from cheaplip.errors import InputError
 from cheaplip.models.spec import ModelSpec
 from cheaplip.runs.evaluation import Protocol

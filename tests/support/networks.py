@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cheaplip.data.arrays import load
+from cheaplip.data import load
 
 OPTIONS: dict[str, Any] = {"epochs": 4, "batch_size": 32, "target": 0.3, "warmup": 1, "initial_weight": 0.1, "active": 8}
 

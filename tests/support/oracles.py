@@ -45,10 +45,10 @@ def algorithm_1(model, u, v, tau):
     return torch.stack(new_u), torch.stack(new_v)
 
 
-def reduced(values, reduction, power, k):
+def reduced(values, reduction, power):
     """The penalty of a list of quotients."""
     powered = sorted((value**power for value in values), reverse=True)
-    chosen = {"max": powered[:1], "mean": powered, "topk": powered[:k]}[reduction]
+    chosen = {"max": powered[:1], "mean": powered}[reduction]
     return sum(chosen) / len(chosen)
 
 

@@ -3,7 +3,8 @@ import json
 import pytest
 
 from cheaplip.errors import InputError
-from cheaplip.training.config import PRESETS, TrainConfig, configure
+from cheaplip.training.config import TrainConfig
+from cheaplip.training.presets import PRESETS, configure
 
 
 def test_presets():

@@ -11,13 +11,13 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from cheaplip import DiscrepancyPrinciple, LipschitzRegularizer, fit, perturbed_pairs
-from cheaplip.data.arrays import from_arrays, load
+from cheaplip.data import from_arrays, load
 from cheaplip.errors import DivergenceError, InputError
-from cheaplip.models.architectures import mlp
+from cheaplip.models import mlp
 from cheaplip.regularization.weight_norm import weight_norm
 from cheaplip.training import loop
+from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.methods import METHODS
-from cheaplip.training.task import TensorBatches, split
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
 

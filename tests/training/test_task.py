@@ -7,10 +7,11 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 from cheaplip import matched_pairs
-from cheaplip.data.arrays import load
+from cheaplip.data import load
 from cheaplip.errors import InputError
-from cheaplip.training.config import configure
-from cheaplip.training.task import TensorBatches, make_task, split
+from cheaplip.training.batches import TensorBatches, split
+from cheaplip.training.presets import configure
+from cheaplip.training.task import make_task
 from support.networks import curve, dense, digits
 
 

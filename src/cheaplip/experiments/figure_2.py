@@ -29,8 +29,9 @@ from ..inference import in_float64
 from ..models.architectures import mlp
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import uniform_pairs
-from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
+from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple, WeightScheduler
 from ..regularization.regularizer import LipschitzRegularizer
+from ..regularization.term import PenaltyTerm
 from ..report.aggregate import provenance
 from ..report.figure_2 import write_figures, write_page
 from ..report.measured import measured_rows, write_measured
@@ -98,7 +99,7 @@ def constant_threshold(x: Tensor, y: Tensor) -> float:
 def train(
     model: nn.Module,
     data: tuple[Tensor, Tensor],
-    principle: ConstantWeight | DiscrepancyPrinciple,
+    scheduler: WeightScheduler,
     steps: int,
     settings: Settings,
     seed: int,
@@ -119,19 +120,19 @@ def train(
         explore=0,
         seed=seed,
     )
+    term = PenaltyTerm(regularizer, scheduler)
     optimizer = torch.optim.Adam(model.parameters(), lr=settings.lr, fused=True)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    lr_schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
-        loss = loss_of(model(x), y)
-        objective = loss
-        if principle.weight > 0:
+        if scheduler.weight > 0:
             regularizer.redraw()
-            objective = loss + principle.weight * regularizer()
+        loss = loss_of(model(x), y)
+        objective = loss + term()  # lambda * Lip(f, X_Lip)^power, on pairs without ascent
         optimizer.zero_grad()
         objective.backward()
         optimizer.step()
-        schedule.step()
-        principle.step(loss.item())
+        lr_schedule.step()
+        term.update_weight(loss.item())
 
 
 def chain(seed: int, settings: Settings, *, kind: str, output_activation: str | None, power: int = 1) -> Json:
@@ -173,11 +174,11 @@ def path(seed: int, settings: Settings) -> Json:
 def discrepancy(seed: int, settings: Settings) -> Json:
     """The weight found by the discrepancy principle: training loss = variance of the noise."""
     data, model = sample(seed, settings), _network(settings, None)
-    principle = DiscrepancyPrinciple(settings.noise**2, quantity="loss", initial=0.01, warmup=0, every=20)
-    train(model, data, principle, settings.chain_steps, settings, seed)
-    metrics = {"weight": principle.weight, **measure(model, data, settings)}
+    scheduler = DiscrepancyPrinciple(settings.noise**2, quantity="loss", initial=0.01, warmup=0, every=20)
+    train(model, data, scheduler, settings.chain_steps, settings, seed)
+    metrics = {"weight": scheduler.weight, **measure(model, data, settings)}
     rows = [{"fit": "discrepancy", "lambda": "found", "metrics": metrics}]
-    return {"rows": rows, "fits": [_fit(model, settings, "discrepancy", principle.weight, metrics)]}
+    return {"rows": rows, "fits": [_fit(model, settings, "discrepancy", scheduler.weight, metrics)]}
 
 
 def measure(model: nn.Module, data: tuple[Tensor, Tensor], settings: Settings) -> dict[str, float]:

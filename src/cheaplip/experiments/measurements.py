@@ -18,7 +18,7 @@ import torch
 
 from ..errors import InputError
 from ..provenance import provenance
-from ..run_folder import SCHEMA, Json, Run, claim_folder, read_json, write_json
+from ..run_folder import SCHEMA, Json, Run, prepare_run_folder, read_json, write_json
 from ..runs.grid import Failure, in_parallel, require_workers
 
 Part = Callable[[int, Any], Json]
@@ -60,7 +60,7 @@ def run_parts(
     for path in files.values():
         if path.exists() and read_json(path).get("settings") != asked:
             raise InputError(f"a file {path} of the same settings", "other settings", "Choose another --out, or remove it.")
-    claim_folder(out)
+    prepare_run_folder(out)
     calls = {
         f"{name}-{seed}": partial(_measure, part, seed, settings, files[f"{name}-{seed}"])
         for name, part in parts.items()

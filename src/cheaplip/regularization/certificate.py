@@ -1,8 +1,8 @@
-"""The multiplier certificate in training: a penalty on the upper end of the bracket.
+"""`CertificateRegularizer`: a penalty on the proved upper end of the bracket.
 
-The bound of `multipliers` is differentiable in the weights and in the multipliers, does not depend on the batch, and any
-feasible multipliers give a bound. So the multipliers can follow the weights by a few steps of their own optimiser instead
-of being searched anew. What is reported after training is the verified bound of `upper_bound`, never this one.
+The bound of `bounds.multipliers` is differentiable in the weights and in the multipliers, does not depend on the batch,
+and holds for any feasible multipliers. So the multipliers follow the weights by a few steps of an optimiser of their own
+instead of a new search. What is reported after training is the verified bound of `upper_bound`, never this one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,12 @@ from ..bounds.multipliers.certificate import Chain, proved_bound
 from ..bounds.multipliers.chain import make_chain
 from ..bounds.multipliers.gradient import bound_with_gradient
 from ..bounds.multipliers.search import search_multipliers
-from ..errors import UnsupportedModuleError
+from ..errors import InputError, UnsupportedModuleError, require_in
+from ..inference import Model, device_of
+from .gradient_clip import GradientClip
+from .options import PairOptions
+from .penalty import ClipNorm, Penalty, PenaltySum
+from .regularizer import LipschitzRegularizer
 
 EXPECTED = "a chain of layers with multipliers, for a certificate in training"
 DO = "Train without certify, and bound the network afterwards."
@@ -29,42 +34,71 @@ SEARCH = 50
 """Iterations of the first search, at each of its stages."""
 JUMP = 1.1
 """A bound that has grown by this factor since the last one may be near the edge of the feasible multipliers."""
+LEARNING_RATE = 0.01
+"""Of Adam, on the logarithms of the multipliers."""
 
 
-class LearntCertificate:
-    """An upper bound of Lip(f) with a graph to the parameters, whose multipliers learn alongside by Adam on log T.
+class CertificateRegularizer:
+    """The penalty upper^2, with upper >= Lip(f) the bound of multipliers that learn alongside the network.
 
-    Call it for the bound, and `step` after the backward pass. Where the weights have moved so that the multipliers are
-    infeasible, or nearly so (there the bound and, worse, its gradient grow without limit), the multipliers are scaled down
-    to where the bound is best. With small enough ones every factorisation succeeds, so no training fails by it.
+    Lazy like `LipschitzRegularizer`: every `interval`-th call returns `interval` times the square, the calls between 0. Add
+    it to a pair penalty with `PenaltySum`, on the same interval. Where the weights have moved so that the multipliers are
+    infeasible, or nearly so, they are scaled down to where the bound is smallest. Small enough multipliers are always
+    feasible, so no training fails by it.
 
-    Dense layers have a multiplier for each neuron, convolutions one a channel (see `chain`); a dense layer of n rows costs
-    some n^3 operations a call, in float64.
+    Dense layers have a multiplier for each neuron, convolutions one for each channel. A dense layer of n rows costs about
+    n^3 operations a call, in float64.
 
     Args:
         model: a network without branches, of layers with a rule.
         shape: shape of one input, without the batch dimension.
-        lr: of Adam.
+        interval: steps from one penalty to the next.
+        steps: penalties in an epoch, for `GradientClip`.
 
     Raises:
-        UnsupportedModuleError: another layer, by its name.
+        InputError: a model that is not an `nn.Module`.
+        UnsupportedModuleError: a layer without a rule, by its name; a network with branches; matrices that are too large.
 
-    Source: Fazlyab et al. 2019 for the bound; see `multipliers`.
+    Source: Fazlyab et al. 2019 for the bound; see `bounds.multipliers`.
     """
 
-    def __init__(self, model: nn.Module, shape: Shape, *, lr: float = 0.01) -> None:
+    vanishes_on_constants = True
+
+    def __init__(self, model: Model, shape: Shape, *, interval: int = PairOptions().interval, steps: int = 50) -> None:
+        if not isinstance(model, nn.Module):
+            raise InputError("an nn.Module for certify", type(model).__name__, "Train without certify.")
+        require_in("interval", interval, "[1, inf)")
+        self.interval = interval
+        self.skipped = 0
+        """Penalties that were not finite and therefore left out."""
+        self._model = model
         self._layers = propagate(model, shape, _no_branches).layers
-        for module, before, _ in self._layers:
-            layer_norm(module, before)  # or refuse its settings
-        self._lr = lr
+        for layer in self._layers:
+            layer_norm(layer.module, layer.shape)  # or refuse its settings
+        self._clip = GradientClip(steps)
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
-        self._latest = math.inf
+        self._latest = math.inf  # the last bound
+        self._calls = 0
+        self._due = False  # the last call had a graph
         with torch.enable_grad():
             self._refuse_unseen(self._chain())
 
     def __call__(self) -> Tensor:
-        """The bound, `()`, float64."""
+        """`interval` * upper^2, `()`, with a graph to the parameters when it is due, else 0."""
+        like = next((p for p in self._model.parameters() if p.is_floating_point()), torch.zeros(()))
+        self._due = False
+        if self._calls % self.interval:
+            return like.new_zeros(())
+        penalty = self.interval * self.bound().square().to(like)
+        if not math.isfinite(float(penalty.detach())):
+            self.skipped += 1
+            return penalty.new_zeros(())
+        self._due = True
+        return penalty
+
+    def bound(self) -> Tensor:
+        """The upper bound of Lip(f), `()`, float64, with a graph; not rounded upwards."""
         chain = self._chain()
         if len(self._logs) < len(chain.slopes):
             with torch.no_grad():
@@ -78,6 +112,7 @@ class LearntCertificate:
 
     def step(self) -> None:
         """Move the multipliers by the gradient that the backward pass has left at them."""
+        self._calls += 1
         gradients = [log.grad for log in self._logs if log.grad is not None]
         if self._optimizer is None or not gradients:
             return
@@ -85,27 +120,43 @@ class LearntCertificate:
             self._optimizer.step()
         self._optimizer.zero_grad()
 
+    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
+        """After a penalty with a graph: limit the parameters' gradients to a multiple of their usual norm."""
+        if self._due:
+            self._clip(self._model.parameters(), clip_norm)
+
     @torch.no_grad()
-    def proved(self) -> float | None:
-        """What the multipliers prove of the weights as they are, checked as `upper_bound` does; None before the first call."""
+    def upper_bound(self) -> float | None:
+        """What the multipliers prove of the weights now, verified as in `upper_bound`; None before the first call."""
         if not self._logs:
             return None
-        self()  # brings them inside
+        self.bound()  # makes them feasible
         found = proved_bound(self._chain(), self._logs)
         return None if found is None else found[0]
 
+    def metrics(self) -> dict[str, float | int | None]:
+        """The proved upper bound now, and the penalties that were left out."""
+        return {"upper_bound": self.upper_bound(), "skipped_steps": self.skipped}
+
     def state_dict(self) -> dict[str, Any]:
-        """The multipliers and their optimiser."""
-        optimizer = None if self._optimizer is None else self._optimizer.state_dict()
-        return {"logs": [log.detach().clone() for log in self._logs], "optimizer": optimizer, "latest": self._latest}
+        """The multipliers, their optimiser, and the usual norm of the gradients."""
+        return {
+            "logs": [log.detach().clone() for log in self._logs],
+            "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
+            "latest": self._latest,
+            "calls": self._calls,
+            "skipped": self.skipped,
+            "clip": self._clip.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         if state["optimizer"] is not None:
-            device = self._chain().weights[0].device
+            device = device_of(self._model)
             self._optimizer = self._start([log.to(device) for log in state["logs"]])
             self._optimizer.load_state_dict(state["optimizer"])
-            self._latest = state["latest"]
+        self._latest, self._calls, self.skipped = state["latest"], state["calls"], state["skipped"]
+        self._clip.load_state_dict(state["clip"])
 
     def _chain(self) -> Chain:
         chain = make_chain(self._layers)
@@ -122,7 +173,7 @@ class LearntCertificate:
 
     @torch.no_grad()
     def _scale_down(self, chain: Chain) -> None:
-        """By exp(-shift) in the first layer, exp(-2 shift) in the second...: what a layer gives back, the next ones need."""
+        """Scale layer i's multipliers by exp(-i shift): shrinking one layer's enlarges the ellipsoid that enters the next."""
         best, least = 0.0, math.inf
         for shift in (0.0, *(0.01 * 2**k for k in range(17))):
             scaled = [log - i * shift for i, log in enumerate(self._logs, start=1)]
@@ -136,16 +187,35 @@ class LearntCertificate:
 
     def _start(self, logs: Sequence[Tensor]) -> torch.optim.Optimizer:
         self._logs = [log.detach().clone().requires_grad_() for log in logs]
-        return torch.optim.Adam(self._logs, lr=self._lr, fused=True)  # a few small tensors: launching is all it costs
+        return torch.optim.Adam(self._logs, lr=LEARNING_RATE, fused=True)  # a few small tensors: launching is all it costs
 
     def _refuse_unseen(self, chain: Chain) -> None:
-        """Refuse a layer that is in the chain as a number alone: the penalty would not press on its weights."""
+        """Refuse a layer that the chain has as a number alone: the penalty would have no gradient to its weights."""
         seen = torch.stack([weight.abs().square().sum() for weight in chain.weights]).sum()
         for module, _, _ in self._layers:
             weights = [p for name, p in module.named_parameters() if "weight" in name and p.requires_grad]
             gradients = torch.autograd.grad(seen, weights, retain_graph=True, allow_unused=True) if weights else ()
             if any(gradient is None for gradient in gradients):
                 raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
+
+
+def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: int = 50) -> Penalty:
+    """The pair penalty plus `share` times the certificate of the same network, on the same steps; share 0: the former alone.
+
+    Args:
+        regularizer: the pair penalty.
+        share: w in Lip(f, X_Lip)^power + w * upper^2. On MNIST w = 1 certifies the most samples.
+        steps: penalties in an epoch, for `GradientClip`.
+
+    Raises:
+        InputError: a share that is negative or not finite, or what `CertificateRegularizer` refuses.
+    """
+    require_in("certify", share, "[0, inf)", "Give a positive share such as 0.1, or 0 for none.")
+    if share == 0:
+        return regularizer
+    shape = tuple(regularizer.state.points.shape[2:])
+    certificate = CertificateRegularizer(regularizer.model, shape, interval=regularizer.interval, steps=steps)
+    return PenaltySum([(1.0, regularizer), (share, certificate)])
 
 
 def _no_branches(layers: Sequence[Layer]) -> float:

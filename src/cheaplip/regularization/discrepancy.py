@@ -1,20 +1,23 @@
 """The discrepancy principle: the rule that moves the weight lambda until the training accuracy meets its target.
 
-More weight means a smaller Lipschitz constant and a larger risk (Proposition 2 of the paper), so: above the target,
-raise the weight; below it, lower it. The class looks like a learning-rate scheduler of torch.
+More weight means a smaller Lipschitz constant and a larger risk (Proposition 2 of the paper). So the rule raises the
+weight above the target and lowers it below. The classes are used like the learning-rate schedulers of torch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-from ..errors import InputError, require_known
+from ..errors import InputError, require_in, require_known
 
 RULES = ("multiplicative", "additive")
 QUANTITIES = ("accuracy", "loss")
 FLOOR = 1e-6
-"""The multiplicative rule stays above this share of the initial weight: from far below it would take ages to climb back."""
+"""The multiplicative rule stays above this share of the initial weight: the way back from far below would take too long."""
+SMALLEST_STEP_BOUND = 1 / 64
+"""The bound of a step is halved down to this share of `largest_step`."""
 
 
 def additive_rule(weight: float, excess: float, increment: float) -> float:
@@ -25,10 +28,38 @@ def additive_rule(weight: float, excess: float, increment: float) -> float:
 def multiplicative_rule(excess: float, trend: float, *, gain: float, damping: float, largest_step: float) -> float:
     """The change of log(weight), clip(gain * excess + damping * trend, -largest_step, largest_step): PD control.
 
-    `trend` is the change of the excess since the last update. A penalty acts with a lag of some epochs (weights shrink
-    slowly), and without damping the weight overshoots until the network collapses, then dies out itself.
+    `trend` is the change of the excess since the last update. A penalty acts with a lag of some epochs, because weights
+    shrink slowly. Without damping the weight overshoots until the network collapses.
     """
     return min(max(gain * excess + damping * trend, -largest_step), largest_step)
+
+
+class WeightScheduler(Protocol):
+    """What `PenaltyTerm` needs: a weight, and a rule that moves it."""
+
+    weight: float
+    """lambda now, never negative."""
+
+    @property
+    def quantity(self) -> str | None:
+        """What `step` is given: `"accuracy"`, `"loss"`, or None if it does not matter."""
+        ...
+
+    def step(self, value: float) -> None:
+        """Move the weight, given the training accuracy or loss."""
+        ...
+
+    def cap(self, weight: float) -> float:
+        """Lower the weight to `weight` where a rule allows that; returns the weight."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes during training."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        ...
 
 
 class DiscrepancyPrinciple:
@@ -42,17 +73,15 @@ class DiscrepancyPrinciple:
         increment: dlambda of the additive rule.
         gain: of the multiplicative rule, on the excess.
         damping: of the multiplicative rule, on the change of the excess since the last update.
-        largest_step: bound on the change of log(weight) in one update of the multiplicative rule. The bound halves while
-            steps as long as it turn round each time, and grows back otherwise: a network that answers at once (wide, with
-            much certificate in its penalty) would swing for good.
+        largest_step: bound on the change of log(weight) in one update of the multiplicative rule. The bound is halved when
+            two consecutive full-length steps have opposite signs, and recovers otherwise. Without this, networks that react
+            within one epoch (wide ones, or with a large certificate weight) oscillate indefinitely.
         warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
-            multiplicative rule then waits at 0 until the target is met once: below it there is nothing to trade, and a
-            weight lowered meanwhile would have to climb back.
+            multiplicative rule then stays at 0 until the target is met once: below the target there is nothing to trade.
         every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
-        maximum: upper bound of the weight.
 
     Attributes:
-        weight: lambda now; 0 during the warm-up, never negative, never above `maximum`.
+        weight: lambda now; 0 during the warm-up, never negative.
 
     Raises:
         InputError: an argument outside its range, a `step` with a value that is not finite.
@@ -60,10 +89,10 @@ class DiscrepancyPrinciple:
     Source: Algorithm 2 of the CLIP paper; warm-up from the authors' code.
 
     Example:
-        >>> principle = DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, increment=0.5, warmup=0)
-        >>> principle.step(0.95); principle.weight
+        >>> scheduler = DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, increment=0.5, warmup=0)
+        >>> scheduler.step(0.95); scheduler.weight
         1.5
-        >>> principle.step(0.80); principle.weight
+        >>> scheduler.step(0.80); scheduler.weight
         1.0
     """
 
@@ -80,34 +109,31 @@ class DiscrepancyPrinciple:
         largest_step: float = 0.5,
         warmup: int = 3,
         every: int = 1,
-        maximum: float = math.inf,
     ) -> None:
         require_known("rule", rule, RULES)
         require_known("quantity", quantity, QUANTITIES)
-        if quantity == "accuracy" and not 0 < target < 1:
-            raise InputError("a target accuracy in (0, 1)", target, "Give a fraction such as 0.95.")
-        if quantity == "loss" and not 0 < target < math.inf:
-            raise InputError("a target loss > 0", target, "Give the noise level of the data, such as 0.01.")
-        smallest = 0.0 if rule == "additive" else math.ulp(0.0)
-        if not smallest <= initial <= maximum:
-            do = "The multiplicative rule cannot leave 0." if rule == "multiplicative" else "Raise the maximum."
-            raise InputError(f"an initial weight from {smallest:g} to {maximum:g}", initial, do)
+        if quantity == "accuracy":
+            require_in("a target accuracy", target, "(0, 1)", "Give a fraction such as 0.95.")
+        else:
+            require_in("a target loss", target, "(0, inf)", "Give the noise level of the data, such as 0.01.")
+        if rule == "additive":
+            require_in("an initial weight", initial, "[0, inf)")
+        else:
+            require_in("an initial weight", initial, "(0, inf)", "The multiplicative rule cannot leave 0.")
         for name, value in {"increment": increment, "gain": gain, "largest_step": largest_step}.items():
-            if not 0 < value < math.inf:
-                raise InputError(f"{name} > 0", value, "Give a positive number.")
-        if not 0 <= damping < math.inf:
-            raise InputError("damping >= 0", damping, "Use 0 for none.")
-        if warmup < 0 or every < 1:
-            raise InputError("warmup >= 0 and every >= 1", f"{warmup} and {every}", "Count them in calls of step.")
+            require_in(name, value, "(0, inf)")
+        require_in("damping", damping, "[0, inf)", "Use 0 for none.")
+        require_in("warmup", warmup, "[0, inf)", "Count it in updates.")
+        require_in("every", every, "[1, inf)", "Count it in calls of step.")
         self.target, self.rule, self.quantity = target, rule, quantity
         self.initial, self.increment = initial, increment
         self.gain, self.damping, self.largest_step = gain, damping, largest_step
-        self.warmup, self.every, self.maximum = warmup, every, maximum
+        self.warmup, self.every = warmup, every
         self.calls = 0
         self.excess: float | None = None  # at the last update
-        self.updated = False  # since the weight left 0
-        self.reach = largest_step  # the bound now
-        self.change, self.turns = 0.0, 0  # the last change of log(weight), how many of full length have turned round
+        self.has_moved = False  # since the weight left 0
+        self.step_bound = largest_step  # the bound of a step now
+        self.last_log_step, self.reversals = 0.0, 0  # the last change of log(weight); full-length steps that reversed it
         self.started = warmup == 0
         self.weight = initial if self.started else 0.0
 
@@ -126,49 +152,47 @@ class DiscrepancyPrinciple:
             self.started = updates >= self.warmup and (self.rule == "additive" or excess >= 0)
             self.weight = self.initial if self.started else 0.0
             return
-        self.updated = True
+        self.has_moved = True
         if self.rule == "additive":
-            weight = additive_rule(self.weight, excess, self.increment)
-        else:
-            change = multiplicative_rule(excess, trend, gain=self.gain, damping=self.damping, largest_step=self.reach)
-            self._adapt(change)
-            weight = self.weight * math.exp(change)
-            weight = max(weight, min(FLOOR * self.initial, self.weight))
-        self.weight = min(weight, self.maximum)
+            self.weight = additive_rule(self.weight, excess, self.increment)
+            return
+        step = multiplicative_rule(excess, trend, gain=self.gain, damping=self.damping, largest_step=self.step_bound)
+        self._adapt(step)
+        self.weight = max(self.weight * math.exp(step), min(FLOOR * self.initial, self.weight))
 
-    def _adapt(self, change: float) -> None:
-        """Bound the next step by half after two changes of full length that have each turned round."""
-        turned = change * self.change < 0
-        self.turns = self.turns + 1 if turned and abs(change) >= self.reach else 0
-        if self.turns >= 2:
-            self.reach = max(self.reach / 2, self.largest_step / 64)
-        elif not turned:
-            self.reach = min(1.2 * self.reach, self.largest_step)
-        self.change = change
+    def _adapt(self, step: float) -> None:
+        """Halve the bound after two full-length steps that each reversed the one before."""
+        reversed_ = step * self.last_log_step < 0
+        self.reversals = self.reversals + 1 if reversed_ and abs(step) >= self.step_bound else 0
+        if self.reversals >= 2:
+            self.step_bound = max(self.step_bound / 2, SMALLEST_STEP_BOUND * self.largest_step)
+        elif not reversed_:
+            self.step_bound = min(1.2 * self.step_bound, self.largest_step)
+        self.last_log_step = step
 
-    def limit(self, ceiling: float) -> float:
-        """Until the rule's first update: lower the weight to `ceiling` where it is above. Returns the weight.
+    def cap(self, weight: float) -> float:
+        """Until the rule's first update: lower the weight to `weight` if it is above. Returns the weight.
 
-        A constant network pays no penalty, only the loss of the best constant. Where weight * penalty is more than that
-        loss, collapsing to a constant pays off at once, and a network that has collapsed seldom comes back. With
-        `ceiling` = that loss / penalty a weight that starts far too high, or in other units, starts where it can do no
-        harm; from there the rule moves it. The largest of the penalties counts: the first ones, of pairs that have not
-        climbed yet, are small. The paper's additive rule has no such limit.
+        A constant network has no penalty and the loss of the best constant. Where weight * penalty exceeds that loss, the
+        constant network is the better minimiser, and a network that has become constant rarely recovers. With `weight` =
+        that loss / penalty, a weight that starts far too high starts where it is harmless; then the rule moves it. The
+        smallest cap counts, because the first penalties, of pairs without ascent, are small. The paper's additive rule has
+        no cap.
         """
-        if self.rule == "multiplicative" and not self.updated:
-            self.weight = min(self.weight, ceiling)
+        if self.rule == "multiplicative" and not self.has_moved:
+            self.weight = min(self.weight, weight)
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        names = ("calls", "started", "updated", "excess", "reach", "change", "turns", "weight")
+        names = ("calls", "started", "has_moved", "excess", "step_bound", "last_log_step", "reversals", "weight")
         return {name: getattr(self, name) for name in names}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.calls, self.started, self.updated = state["calls"], state["started"], state["updated"]
-        self.reach, self.change, self.turns = state["reach"], state["change"], state["turns"]
-        self.excess, self.weight = state["excess"], state["weight"]
+        self.calls, self.started, self.has_moved = state["calls"], state["started"], state["has_moved"]
+        self.step_bound, self.last_log_step = state["step_bound"], state["last_log_step"]
+        self.reversals, self.excess, self.weight = state["reversals"], state["excess"], state["weight"]
 
 
 class ConstantWeight:
@@ -178,15 +202,16 @@ class ConstantWeight:
         InputError: a weight that is negative or not finite.
     """
 
+    quantity = None
+
     def __init__(self, weight: float) -> None:
-        if not 0 <= weight < math.inf:
-            raise InputError("a weight >= 0", weight, "Use 0 for no regularisation.")
+        require_in("a weight", weight, "[0, inf)", "Use 0 for no regularisation.")
         self.weight = weight
 
     def step(self, value: float) -> None:
         """Nothing moves."""
 
-    def limit(self, ceiling: float) -> float:
+    def cap(self, weight: float) -> float:
         """The weight, which stays as it was given."""
         return self.weight
 
@@ -194,6 +219,6 @@ class ConstantWeight:
         """The weight."""
         return {"weight": self.weight}
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.weight = state["weight"]

@@ -6,7 +6,7 @@ pairs make room for others of the set, and the hardest stay.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Generator, Tensor
@@ -28,6 +28,11 @@ class PairState:
     def active(self) -> Tensor:
         """Indices of the active pairs."""
         return self.order[self.cursor : self.cursor + len(self.before)]
+
+    def copied(self, device: torch.device) -> PairState:
+        """A copy of its own on another device."""
+        tensors = {name: value.to(device, copy=True) for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)  # type: ignore[arg-type]
 
     def steepest(self, n: int) -> Tensor:
         """Indices of the n pairs that were steepest when last visited; those never visited are not known to be steep."""

@@ -1,12 +1,14 @@
-"""Penalties other than the Lipschitz constant: the baselines a CLIP run is compared with."""
+"""The weight norm as a penalty: the baseline of Table 1, equation (6)."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from .penalty import ClipNorm
 
 
 def weight_norm(model: nn.Module, *, squared: bool = False) -> Tensor:
@@ -26,51 +28,31 @@ def weight_norm(model: nn.Module, *, squared: bool = False) -> Tensor:
     return norms.square().sum() if squared else torch.linalg.vector_norm(norms)
 
 
-class NoPenalty:
-    """Plain training: nothing to add, nothing to ascend. The interface of every penalty that `fit` can use."""
+class WeightNorm:
+    """`weight_norm` of one model as a penalty. It has no state."""
 
-    skipped = 0
-
-    def __call__(self) -> Tensor:
-        """Zero."""
-        return torch.zeros(())
-
-    def step(self) -> None:
-        """Nothing moves."""
-
-    def ceiling(self, chance: float) -> float:
-        """No limit to the weight."""
-        return math.inf
-
-    def redraw(self) -> None:
-        """No pairs to draw."""
-
-    def lower_bound(self) -> float | None:
-        """A lower bound of Lip(f), where the penalty knows one."""
-        return None
-
-    def upper_bound(self) -> float | None:
-        """A proved upper bound of Lip(f), where the penalty knows one."""
-        return None
-
-    def refine(self) -> float | None:
-        """The lower bound after some work on it."""
-        return None
-
-    def state_dict(self) -> dict[str, Any]:
-        """What changes during training: nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-
-
-class WeightPenalty(NoPenalty):
-    """`weight_norm` of one model as a penalty: the baseline of Table 1."""
+    vanishes_on_constants = False
 
     def __init__(self, model: nn.Module, *, squared: bool = False) -> None:
         self._model, self._squared = model, squared
 
     def __call__(self) -> Tensor:
-        """|theta|, or its square."""
+        """|theta|, or its square, `()`."""
         return weight_norm(self._model, squared=self._squared)
+
+    def step(self) -> None:
+        """Nothing to prepare."""
+
+    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
+        """Nothing to limit."""
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """Nothing is known of Lip(f)."""
+        return {}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing changes."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Nothing to load."""

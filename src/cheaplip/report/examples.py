@@ -18,7 +18,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from ..errors import InputError
-from ..run_folder import Run
+from ..run_folder import PAIRS, Run
 from .aggregate import Row, clean
 from .tables import value_text
 
@@ -64,13 +64,13 @@ def examples_of(row: Row) -> tuple[Run, list[Example]] | None:
         InputError: a file of pairs cannot be read or lacks an array.
     """
     for run in row.runs:
-        if (run.folder / "pairs.npz").exists():
+        if (run.folder / PAIRS).exists():
             return run, _read_examples(run)
     return None
 
 
 def _read_examples(run: Run) -> list[Example]:
-    trained = _read(run.folder / "pairs.npz")
+    trained = _read(run.folder / PAIRS)
     epochs = {
         int(found[1]): path for path in run.folder.glob("pairs-*.npz") if (found := re.search(r"-(\d+)\.npz$", path.name))
     }

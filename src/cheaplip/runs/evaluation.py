@@ -22,9 +22,9 @@ from ..norms import sample_norm
 from ..pairs.ascent import keep_valid, normalized_step, quotient_and_gradient
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import PairSet
+from ..records import validated
 from ..robustness.accuracy import evaluate_robustness
 from ..run_folder import write_atomic
-from ..training.config import validated
 
 SHOWN_PAIRS = 4
 

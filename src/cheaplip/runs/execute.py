@@ -18,14 +18,27 @@ from ..data.arrays import Dataset, load
 from ..errors import InputError, one_line, require_known
 from ..models.spec import ModelSpec
 from ..progress import activity_shown
-from ..run_folder import SCHEMA, Json, claim_folder, read_json, write_atomic, write_json
-from ..training.checkpoint import FILE as CHECKPOINT
-from ..training.config import PRESETS, TrainConfig, altered, refusal, validated
+from ..records import refusal, validated
+from ..run_folder import (
+    CHECKPOINT,
+    CONFIG,
+    PAIRS,
+    RADII,
+    RESULT,
+    SCHEMA,
+    WEIGHTS,
+    Json,
+    prepare_run_folder,
+    read_json,
+    write_atomic,
+    write_json,
+)
+from ..training import paper
+from ..training.batches import this_process
+from ..training.config import TrainConfig, altered
 from ..training.loop import fit
-from ..training.task import this_process
+from ..training.presets import PRESETS
 from .evaluation import PROTOCOLS, Protocol, assess, certify, example_pairs, write_pairs
-
-CONFIG, RESULT, PAIRS, WEIGHTS, RADII = "config.json", "result.json", "pairs.npz", "model.safetensors", "radii.csv"
 
 
 class Job(BaseModel):
@@ -65,7 +78,7 @@ def make_job(options: Mapping[str, Any]) -> Job:
     data = validated(Job, {"data": options["data"]}).data
     evaluation = PROTOCOLS.get(data, Protocol())
     training = altered(PRESETS[preset], {"eps": evaluation.eps})
-    model = ModelSpec(activation="sigmoid") if preset == "paper" and options.get("model", "mlp") == "mlp" else ModelSpec()
+    model = ModelSpec(**(paper.MODEL.get(options.get("model", "mlp"), {}) if preset == "paper" else {}))
     return _altered(Job(data=data, model=model, training=training, evaluation=evaluation), options)
 
 
@@ -115,14 +128,14 @@ def run_job(job: Job, out: Path, *, data_dir: Path | None = None, resume: bool =
     """Train, evaluate, and leave a complete run folder; returns the content of `result.json`.
 
     Raises:
-        InputError: what `fit`, `load`, `ModelSpec.build` and `claim_folder` refuse; the folder can then be used again.
+        InputError: what `fit`, `load`, `ModelSpec.build` and `prepare_run_folder` refuse; the folder can then be used again.
         DivergenceError: see `fit`; the checkpoint of the last good epoch stays in the folder.
     """
     data = load(job.data, data_dir)
     model = job.model.build(data, job.training.seed)
     main = this_process().is_main_process
     if main:
-        claim_folder(out, resume=resume)
+        prepare_run_folder(out, resume=resume)
         if not resume:
             write_json(out / CONFIG, {"schema": SCHEMA, **job.model_dump()})
     begun = (out / CHECKPOINT).exists()

@@ -20,7 +20,8 @@ from threadpoolctl import threadpool_limits
 from ..data.arrays import load
 from ..errors import InputError, one_line, require_known
 from ..progress import count_shown
-from .execute import CONFIG, RESULT, Job, read_job, run_job
+from ..run_folder import CONFIG, RESULT
+from .execute import Job, read_job, run_job
 
 BACKENDS = ("loky", "ray", "dask")
 

@@ -13,14 +13,12 @@ import torch
 from torch import nn
 
 from ..errors import InputError, one_line
-from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
-from ..run_folder import write_atomic, write_metrics
+from ..regularization.term import PenaltyTerm
+from ..run_folder import CHECKPOINT, METRICS, write_atomic, write_metrics
 from .config import TrainConfig
-from .gradient_clip import GradientClip
-from .methods import Penalty
 
-FILE = "checkpoint/state.pt"
-PARTS = ("model", "optimizer", "scheduler", "principle", "penalty", "clip")
+STATEFUL = ("model", "optimizer", "lr_schedule", "term")
+"""The fields of `State` that have a state of their own."""
 
 
 @dataclass
@@ -29,10 +27,8 @@ class State:
 
     model: nn.Module
     optimizer: Any
-    scheduler: Any
-    principle: DiscrepancyPrinciple | ConstantWeight
-    penalty: Penalty
-    clip: GradientClip
+    lr_schedule: Any
+    term: PenaltyTerm
     history: list[dict[str, Any]] = field(default_factory=list)  # one record an epoch
     best: dict[str, Any] | None = None  # {score, epoch, model} of the weights to keep, for best-pgd
 
@@ -56,11 +52,11 @@ class State:
 
     def state_dict(self) -> dict[str, Any]:
         """One record of plain data and tensors."""
-        return {name: getattr(self, name).state_dict() for name in PARTS} | {"history": self.history, "best": self.best}
+        return {name: getattr(self, name).state_dict() for name in STATEFUL} | {"history": self.history, "best": self.best}
 
     def load_state_dict(self, record: dict[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        for name in PARTS:
+        for name in STATEFUL:
             getattr(self, name).load_state_dict(record[name])
         self.history, self.best = record["history"], record["best"]
 
@@ -68,18 +64,18 @@ class State:
 def save(out: Path, state: State, config: TrainConfig) -> None:
     """Write checkpoint and `metrics.jsonl`."""
     record = {"config": config.model_dump(), **state.state_dict()}
-    (out / FILE).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / FILE, lambda path: torch.save(record, path))
-    write_metrics(out / "metrics.jsonl", state.history)
+    (out / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(out / CHECKPOINT, lambda path: torch.save(record, path))
+    write_metrics(out / METRICS, state.history)
 
 
-def claim(out: Path, state: State, config: TrainConfig, *, resume: bool) -> None:
+def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: bool) -> None:
     """Make sure that `out` holds no run yet; on `resume`, that it does, and load its checkpoint into `state`.
 
     Raises:
         InputError: a run where none may be, or none, a damaged one or another one where this one should be.
     """
-    file, do = out / FILE, "Start the run again, without resume, in another folder."
+    file, do = out / CHECKPOINT, "Start the run again, without resume, in another folder."
     if not resume:
         if file.exists():
             raise InputError("an output folder without a run in it", out, "Choose another one, or resume the run there.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,20 +17,19 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..errors import DivergenceError, InputError
-from ..inference import evaluating
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
 from ..provenance import provenance
-from ..regularization.regularizer import LipschitzRegularizer
+from ..regularization.term import PenaltyTerm
 from ..robustness.accuracy import accuracy
-from ..robustness.attacks import signed_pgd
-from ..run_folder import SCHEMA, write_atomic, write_metrics
-from . import checkpoint
+from ..run_folder import METRICS, SCHEMA, WEIGHTS, write_atomic, write_metrics
+from . import checkpoint, paper
+from .batches import epoch_seed, this_process
 from .checkpoint import State
-from .config import TrainConfig, configure
-from .gradient_clip import GradientClip
-from .methods import METHODS, make_optimizer, make_principle, make_schedule
-from .task import Data, Task, epoch_seed, make_task, this_process
+from .config import TrainConfig
+from .methods import METHODS, make_lr_schedule, make_optimizer, make_weight_scheduler
+from .presets import configure
+from .task import Data, Task, make_task
 
 
 @dataclass(frozen=True)
@@ -90,26 +89,27 @@ def fit(
         torch.manual_seed(config.seed)
         model.to(device)
         task = make_task(data, model, config, accelerator, pairs=pairs, validation=validation)
+        penalty, regularizer = METHODS[config.method](model, task, config, pairs)
+        term = PenaltyTerm(penalty, make_weight_scheduler(config, task))
         optimizer = make_optimizer(model, config)
-        schedule = make_schedule(config, config.epochs * len(task.batches))
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
-        penalty = METHODS[config.method](model, task, config, pairs)
-        principle = make_principle(config, task)
+        factor = make_lr_schedule(config, config.epochs * len(task.batches))
+        lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         # a shell: what accelerate wraps and patches is not the user's module, which the penalty evaluates
-        network = accelerator.prepare(nn.Sequential(model))
+        wrapped = accelerator.prepare(nn.Sequential(model))
         if accelerator.scaler is not None:  # accelerate's optimizer is slow (it looks for a package on disk at every step)
             optimizer = accelerator.prepare(optimizer)
-        clip = GradientClip(len(task.batches) // config.interval)
-        state = State(model, optimizer, scheduler, principle, penalty, clip)
+        state = State(model, optimizer, lr_schedule, term)
         if out is not None:
-            checkpoint.claim(out, state, config, resume=resume)
-        shown = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
-        with shown if progress and main else nullcontext() as show:
+            checkpoint.restore_or_refuse(out, state, config, resume=resume)
+        reporting = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
+        with reporting if progress and main else nullcontext() as report_epoch:
             while state.epoch < config.epochs:
-                good = copy.deepcopy(model.state_dict())
-                row = _train_epoch(network, task, state, config, accelerator)
+                last_good = copy.deepcopy(model.state_dict())
+                if config.redraw and regularizer is not None:
+                    regularizer.redraw()
+                row = _train_epoch(wrapped, task, state, config, accelerator)
                 if broken := _not_finite(row, model):
-                    model.load_state_dict(good)
+                    model.load_state_dict(last_good)
                     do = "Lower the learning rate or the weight; the last good epoch is kept."
                     raise DivergenceError(broken, row["epoch"], do)
                 state.finish_epoch(row)
@@ -117,79 +117,62 @@ def fit(
                     checkpoint.save(out, state, config)
                 if after_epoch is not None and main:
                     after_epoch(state.epoch, model)
-                if show is not None:
-                    show(row)
+                if report_epoch is not None:
+                    report_epoch(row)
         if state.best is not None:
             model.load_state_dict(state.best["model"])
         model.eval()
-        lower = penalty.refine()
         if out is not None and main:
-            _save_weights(out / "model.safetensors", model)
-            write_metrics(out / "metrics.jsonl", state.history)
-        return _result(state, task, config, accelerator, lower)
+            _save_weights(out / WEIGHTS, model)
+            write_metrics(out / METRICS, state.history)
+        lower = None if regularizer is None else regularizer.refine()
+        result = _result(state, task, config, accelerator, lower)
+        return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs)
 
 
-def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
-    """One pass over the fitting part, then the discrepancy principle; returns the epoch's record."""
+def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+    """Algorithm 2: one pass over the fitting part, then the discrepancy principle. Returns the epoch's record."""
     epoch, started = state.epoch + 1, time.perf_counter()
-    weight, lr = state.principle.weight, state.scheduler.get_last_lr()[0]
-    share = margin_share(state.history, config.epochs) if weight > 0 else 0.0
-    # sums stay on the device: reading a number every step would make a GPU wait
-    loss_sum, right, penalty_sum = torch.zeros(3, device=accelerator.device).unbind()
-    seen = penalised = 0
+    term, lr = state.term, state.lr_schedule.get_last_lr()[0]
+    ramp = margin_ramp(state.history, config.epochs) if term.scheduler.weight > 0 else 0.0
+    loss_sum, seen = torch.zeros((), device=accelerator.device), 0  # the sum stays on the device: no step waits for it
     torch.manual_seed(epoch_seed(config.seed, epoch))
-    network.train()
-    if config.redraw:
-        state.penalty.redraw()
+    wrapped.train()
     for x, y in task.batches.epoch(epoch):
-        outputs = network(x)
-        loss = task.loss(outputs, y, share)
-        objective, weight = loss, state.principle.weight
-        if weight > 0:
-            penalty = state.penalty()
-            weight = state.principle.limit(state.penalty.ceiling(task.chance(outputs, y)))
-            objective = loss + weight * penalty
-            penalty_sum += penalty.detach()
-            penalised += 1
-        network.zero_grad()
-        accelerator.backward(objective)
-        if config.certify and weight > 0 and penalty.requires_grad:
-            state.clip(state.model.parameters(), accelerator)
+        outputs = wrapped(x)
+        loss = task.loss(outputs, y, ramp)
+        penalty = term(outputs, y)  # lambda * Lip(f, X_Lip)
+        wrapped.zero_grad()
+        accelerator.backward(loss + penalty)  # equation (2)
+        term.clip_gradients(accelerator.clip_grad_norm_)
         state.optimizer.step()
-        state.scheduler.step()
-        if weight > 0:
-            state.penalty.step()
-        fitted = (outputs.detach().argmax(1) == y).sum() if task.classification else loss.detach() * len(y)
-        if config.update == "minibatch" and math.isfinite(value := accelerator.reduce(fitted / len(y), "mean").item()):
-            state.principle.step(value)
+        state.lr_schedule.step()
+        term.step()  # Algorithm 1
+        if config.update == "minibatch":
+            paper.steer_by_minibatch(term, outputs, y, accelerator)
         loss_sum += loss.detach() * len(y)
         seen += len(y)
-        if task.classification:
-            right += fitted
-    totals = torch.stack([loss_sum, right, torch.full_like(right, seen)])
-    loss_all, right_all, seen_all = accelerator.reduce(totals).tolist()
-    train_loss, train_accuracy = loss_all / seen_all, right_all / seen_all
+    total, samples = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, seen)])).tolist()
+    train_loss, running = total / samples, term.running.value()
     if config.update == "epoch" and math.isfinite(train_loss):
-        state.principle.step(train_accuracy if task.classification else train_loss)
+        term.update_weight()  # the discrepancy principle
+    term.running.reset()
+    metrics = term.metrics()
     return {
         "epoch": epoch,
         "train_loss": train_loss,
-        "train_accuracy": train_accuracy if task.classification else None,
-        "penalty": float(penalty_sum) / penalised if penalised else None,
-        "weight": weight,
-        "lower_bound": state.penalty.lower_bound(),
-        "upper_bound": state.penalty.upper_bound(),
+        "train_accuracy": running if task.classification else None,
+        **metrics,
         "learning_rate": lr,
         **_validate(state.model, task, config, epoch),
-        "skipped_steps": state.penalty.skipped,
         "seconds": time.perf_counter() - started,
     }
 
 
-def margin_share(history: list[dict[str, Any]], epochs: int) -> float:
-    """How much of margin and saturation is in the loss: from 0 to 1 over as many epochs with a weight as a fifth of all.
+def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
+    """Ramp for margin and saturation: rises linearly from 0 to 1 during the first epochs/5 epochs after the warm-up.
 
-    Before, the network would not reach the target: with a margin that it is far from, the loss saturates.
+    Without it, a network whose margins are far from the one asked for saturates the loss and never reaches the target.
     """
     weighted = sum(bool(row["weight"] > 0) for row in history)
     return min(5 * weighted / epochs, 1.0)
@@ -200,12 +183,9 @@ def _validate(model: nn.Module, task: Task, config: TrainConfig, epoch: int) -> 
     row: dict[str, float | None] = {"validation_accuracy": None, "validation_pgd_accuracy": None}
     if task.validation is None or not task.classification:
         return row
-    x, y = task.validation
-    row["validation_accuracy"] = accuracy(model, x, y)
+    row["validation_accuracy"] = accuracy(model, *task.validation)
     if config.keep == "best-pgd" and epoch > config.choose_after:
-        with evaluating(model):
-            attacked = signed_pgd(model, x, y, eps=config.eps, step=config.eps / 8)
-        row["validation_pgd_accuracy"] = accuracy(model, attacked, y)
+        row["validation_pgd_accuracy"] = paper.pgd_accuracy(model, *task.validation, eps=config.eps)
     return row
 
 
@@ -223,10 +203,10 @@ def _save_weights(path: Path, model: nn.Module) -> None:
     write_atomic(path, lambda temporary: safetensors.torch.save_file(weights, temporary))
 
 
-def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator, lower: float | None) -> TrainResult:
+def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator, lower: float | None) -> dict[str, Any]:
     name = "train_accuracy" if task.classification else "train_loss"
     measured, n = task.measure(state.model, accelerator)
-    result: dict[str, Any] = {
+    return {
         "schema": SCHEMA,
         "method": config.method,
         "target": None if config.method == "standard" else config.target,
@@ -234,13 +214,10 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "epochs": config.epochs,
         "kept_epoch": state.kept["epoch"],
         "weight": state.kept["weight"],
-        "skipped_steps": state.penalty.skipped,
+        "skipped_steps": state.history[-1]["skipped_steps"],
         "pair_lower_bound": lower,
         "seconds": sum(row["seconds"] for row in state.history),
         name: measured,
         "samples": {name: n},
         "provenance": {**provenance(accelerator.device), "mixed_precision": accelerator.mixed_precision},
     }
-    penalty = state.penalty
-    pairs = penalty.pairs if isinstance(penalty, LipschitzRegularizer) else None
-    return TrainResult(state.model, state.history, result, pairs)

@@ -1,4 +1,4 @@
-"""The registry of training methods, and what a `TrainConfig` becomes: penalty, weight rule, optimizer, schedule."""
+"""The registry of training methods, and what a `TrainConfig` becomes: penalty, weight scheduler, optimizer, lr schedule."""
 
 from __future__ import annotations
 
@@ -9,59 +9,44 @@ import torch
 from torch import nn
 
 from ..errors import InputError, require_known
-from ..pairs.sets import PairSet, matched_pairs, perturbed_pairs
-from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
+from ..pairs.sets import PairSet, perturbed_pairs
+from ..regularization.certificate import with_certificate
+from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple, WeightScheduler
+from ..regularization.options import PairOptions
+from ..regularization.penalty import Penalty
 from ..regularization.regularizer import LipschitzRegularizer
-from ..regularization.weight_norm import NoPenalty, WeightPenalty
+from ..regularization.weight_norm import WeightNorm
 from .config import TrainConfig
 from .task import Task
 
-Penalty = NoPenalty | LipschitzRegularizer
+Made = tuple[Penalty, LipschitzRegularizer | None]
+"""A penalty, and the pair regularizer in it, if it has one."""
 
 
-def _no_penalty(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Penalty:
-    return NoPenalty()
+def _weight_norm(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Made:
+    return WeightNorm(model, squared=config.squared), None
 
 
-def _weight_penalty(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Penalty:
-    return WeightPenalty(model, squared=config.squared)
-
-
-def _lipschitz_penalty(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Penalty:
+def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Made:
     if pairs is None:
         if task.pair_inputs is None:
             do = "Make them from held-out inputs, for example with perturbed_pairs."
             raise InputError("pairs for the method clip on a DataLoader", "none", do)
-        if config.pair_kind == "matched":
-            pairs = matched_pairs(task.pair_inputs, seed=config.seed)
-        else:
-            pairs = perturbed_pairs(task.pair_inputs, noise=config.pair_noise, seed=config.seed)
-    return LipschitzRegularizer(
-        model,
-        pairs,
-        active=config.active,
-        interval=config.interval,
-        pool=config.pool,
-        renewal=config.renewal,
-        explore=config.explore,
-        reduction=config.reduction,
-        power=config.power,
-        k=config.k,
-        ascent=config.ascent,
-        step_size=config.step_size,
-        ascent_steps=config.ascent_steps,
-        certify=config.certify,
-        domain=task.domain,
-        seed=config.seed,
-    )
+        pairs = perturbed_pairs(task.pair_inputs, noise=config.pair_noise, seed=config.seed)
+    options = config.model_dump(include=set(PairOptions.model_fields))
+    regularizer = LipschitzRegularizer(model, pairs, domain=task.domain, seed=config.seed, **options)
+    return with_certificate(regularizer, config.certify, steps=len(task.batches) // config.interval), regularizer
 
 
-METHODS: dict[str, Callable[[nn.Module, Task, TrainConfig, PairSet | None], Penalty]] = {
-    "standard": _no_penalty,
-    "weight": _weight_penalty,
-    "clip": _lipschitz_penalty,
+METHODS: dict[str, Callable[[nn.Module, Task, TrainConfig, PairSet | None], Made]] = {
+    "standard": _weight_norm,  # with weight 0: it is never evaluated
+    "weight": _weight_norm,
+    "clip": _lipschitz,
 }
 """What each method adds to the loss."""
+
+INCREMENTS = {"weight": 1e-4, "clip": 0.01}
+"""Of the additive rule: the values printed in Table 1 are multiples of these."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -78,14 +63,14 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return optimizer
 
 
-def make_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
+def make_lr_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
     """The factor on the learning rate at each of `steps` steps."""
     if config.schedule == "constant":
         return lambda step: 1.0
     return lambda step: 0.51 + 0.49 * math.cos(math.pi * min(step / steps, 1.0))
 
 
-def make_principle(config: TrainConfig, task: Task) -> DiscrepancyPrinciple | ConstantWeight:
+def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
     """The rule that moves the weight, or a constant one."""
     if config.method == "standard":
         return ConstantWeight(0.0)
@@ -96,6 +81,6 @@ def make_principle(config: TrainConfig, task: Task) -> DiscrepancyPrinciple | Co
         rule=config.rule,
         quantity="accuracy" if task.classification else "loss",
         initial=config.initial_weight,
-        increment=config.increment or {"weight": 1e-4, "clip": 0.01}[config.method],
+        increment=config.increment or INCREMENTS[config.method],
         warmup=config.warmup * (len(task.batches) if config.update == "minibatch" else 1),
     )

@@ -14,7 +14,7 @@ from cheaplip.bounds.layers.activations import slope_interval
 from cheaplip.bounds.layers.constants import infinity_norm, layer_norm
 from cheaplip.bounds.upper import product_of_norms
 from cheaplip.errors import UnsupportedModuleError
-from cheaplip.models.architectures import cnn, mlp
+from cheaplip.models import cnn, mlp
 from support import oracles
 
 ROUNDING = 1 + 1e-9

@@ -18,7 +18,7 @@ from cheaplip.bounds.multipliers.chain import make_chain
 from cheaplip.bounds.multipliers.gradient import bound_with_gradient
 from cheaplip.bounds.multipliers.search import minimise, search_multipliers
 from cheaplip.bounds.upper import MULTIPLIERS, pair_bounds, product_of_norms, upper_bound
-from cheaplip.models.architectures import cnn, mlp
+from cheaplip.models import cnn, mlp
 from support import oracles
 
 ROUNDING = 1 + 1e-9

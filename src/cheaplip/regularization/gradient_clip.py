@@ -1,4 +1,4 @@
-"""A limit to the gradients of steps with a certificate in their penalty, so that it cannot blow a training up."""
+"""A limit to the gradients of steps with a certificate in their penalty, so that training cannot diverge by it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
+
+from .penalty import ClipNorm
 
 FACTOR = 1.5
 GROWTH = 0.2
@@ -16,11 +17,11 @@ GROWTH = 0.2
 class GradientClip:
     """Scales gradients that are longer than `FACTOR` times their usual norm down to that length.
 
-    The square of a certificate grows like a power of the weights, twice the number of layers, and its curvature with it:
-    where that outgrows the optimizer's step size, each penalised step makes the next one longer, until nothing is finite.
-    A step of usual length cannot; the network meanwhile gets worse than its target, so that the weight falls. Usual is the
-    running mean of the norms after clipping over some five epochs; it grows by no more than about 10 % an epoch. (With 20 %
-    or 1.5 times that, a network of four layers still blew up.) No value is read from the device.
+    The square of a certificate grows like a power of the weights, twice the number of layers, and so does its curvature.
+    Where the curvature is too large for the optimizer's step size, each penalised step makes the next one longer. Clipping
+    stops this: the step keeps its usual length, accuracy drops below the target, and the scheduler lowers the weight. The
+    usual norm is an exponential moving average of the clipped norms over about five epochs; it grows by at most about 10 %
+    an epoch. No value is read from the device.
 
     Args:
         steps: penalised steps in an epoch.
@@ -30,9 +31,9 @@ class GradientClip:
         self._rate = min(GROWTH / max(steps, 1), 1.0)
         self.usual: Tensor | None = None  # () on the parameters' device
 
-    def __call__(self, parameters: Iterable[nn.Parameter], accelerator: Accelerator) -> None:
+    def __call__(self, parameters: Iterable[nn.Parameter], clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
         """Clip the gradients in place."""
-        norm = accelerator.clip_grad_norm_(parameters, torch.inf if self.usual is None else FACTOR * self.usual)
+        norm = clip_norm(parameters, torch.inf if self.usual is None else FACTOR * self.usual)
         usual = norm if self.usual is None else self.usual.to(norm.device)
         after = usual.lerp(torch.minimum(norm, FACTOR * usual), self._rate)
         self.usual = torch.where(usual.isfinite(), torch.where(norm.isfinite(), after, usual), norm)

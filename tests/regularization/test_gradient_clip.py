@@ -2,19 +2,18 @@
 
 import pytest
 import torch
-from accelerate import Accelerator
 from torch import nn
 
 from cheaplip import fit
-from cheaplip.data.arrays import load
-from cheaplip.models.architectures import cnn
-from cheaplip.training.gradient_clip import FACTOR, GROWTH, GradientClip
+from cheaplip.data import load
+from cheaplip.models import cnn
+from cheaplip.regularization.gradient_clip import FACTOR, GROWTH, GradientClip
 
 
 def clipped(clip, *gradient):
     parameter = nn.Parameter(torch.zeros(len(gradient)))
     parameter.grad = torch.tensor(gradient)
-    clip([parameter], Accelerator(cpu=True))
+    clip([parameter])
     return parameter.grad
 
 

@@ -1,0 +1,36 @@
+"""The options of the pair penalty: one text and one range each, for `LipschitzRegularizer`, `fit` and the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, FiniteFloat
+
+from ..records import Record
+
+STEP_SIZE = {"normalized": 0.3, "printed": 1.0, "accepted": 1.0}
+"""The default step size of each ascent."""
+
+
+class PairOptions(Record):
+    """How pairs are chosen, raised and reduced to a penalty."""
+
+    active: int = Field(32, ge=1)
+    """Pairs in one penalty (m in the paper); all pairs if there are fewer."""
+    interval: int = Field(8, ge=1)
+    """Steps from one penalty to the next. A penalty that comes every k-th step counts k times."""
+    pool: int = Field(1000, ge=1)
+    """Pairs in the working pool, which is small enough to be visited often; all pairs if there are fewer."""
+    renewal: FiniteFloat = Field(0.25, ge=0, le=1)
+    """Share of the pool that is replaced after each round: the pairs of smallest quotient leave."""
+    explore: FiniteFloat = Field(0.5, ge=0, le=1)
+    """With a stated domain: share of further pairs that start at random corners of the box, where there are no data."""
+    reduction: Literal["mean", "max"] = "mean"
+    """How the active pairs' quotients become one number; the paper's is max, equation (5)."""
+    power: Literal[1, 2] = 2
+    """Power of the quotients; the paper's is 1."""
+    ascent: Literal["normalized", "printed", "accepted"] = "normalized"
+    """The step that raises quotients: normalized (its length is step_size * |u - v|, adapted for each pair), printed
+    (Algorithm 1, tau = step_size) or accepted (the same, only where the quotient rises)."""
+    step_size: FiniteFloat | None = Field(None, gt=0)
+    """Step size of the ascent; by default 0.3 for normalized, else 1."""

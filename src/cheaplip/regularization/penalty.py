@@ -1,0 +1,104 @@
+"""What a penalty is, and sums of penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+
+ClipNorm = Callable[..., Tensor]
+"""`torch.nn.utils.clip_grad_norm_`, or what stands in for it: (parameters, max_norm) -> norm before clipping."""
+
+
+class Penalty(Protocol):
+    """A term that training can add to a loss; `PenaltyTerm` multiplies it by the weight."""
+
+    vanishes_on_constants: bool
+    """Whether a constant network has penalty 0. Then a weight that is far too large makes the network constant."""
+
+    def __call__(self) -> Tensor:
+        """The penalty, `()`: with a graph to the parameters when it is due, else 0."""
+        ...
+
+    def step(self) -> None:
+        """Prepare the next call, after the optimizer's step."""
+        ...
+
+    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
+        """Limit the parameters' gradients after the backward pass, where the penalty needs that."""
+        ...
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """What the penalty knows: `lower_bound` and `upper_bound` of Lip(f), `skipped_steps`."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """What changes during training."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        ...
+
+
+class PenaltySum:
+    """The sum of penalties, each times a factor: one penalty, with one weight and one cap.
+
+    Args:
+        terms: (factor, penalty) of each, factor >= 0 and finite.
+
+    Raises:
+        InputError: no terms, a factor that is negative or not finite, or penalties that are due on different steps.
+
+    Example:
+        >>> from cheaplip.regularization.weight_norm import WeightNorm
+        >>> layer = torch.nn.Linear(1, 1, bias=False).requires_grad_(True)
+        >>> _ = torch.nn.init.constant_(layer.weight, 2.0)
+        >>> float(PenaltySum([(1.0, WeightNorm(layer)), (0.5, WeightNorm(layer, squared=True))])().detach())
+        4.0
+    """
+
+    def __init__(self, terms: Sequence[tuple[float, Penalty]]) -> None:
+        if not terms or not all(0 <= factor < torch.inf for factor, _ in terms):
+            raise InputError("penalties with finite factors >= 0", [factor for factor, _ in terms], "Give (factor, penalty).")
+        intervals = {getattr(penalty, "interval", 1) for _, penalty in terms}
+        if len(intervals) > 1:
+            raise InputError("penalties with one interval", sorted(intervals), "Give all of them the same interval.")
+        self.terms = list(terms)
+        self.vanishes_on_constants = any(penalty.vanishes_on_constants for _, penalty in terms)
+
+    def __call__(self) -> Tensor:
+        """The sum, `()`."""
+        first, *others = [factor * value for factor, value in [(factor, penalty()) for factor, penalty in self.terms]]
+        for other in others:
+            first = first + other.to(first)
+        return first
+
+    def step(self) -> None:
+        """Prepare every penalty for its next call."""
+        for _, penalty in self.terms:
+            penalty.step()
+
+    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
+        """Limit the gradients as each penalty needs."""
+        for _, penalty in self.terms:
+            penalty.clip_gradients(clip_norm)
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """All that the penalties know; skipped steps are added up."""
+        parts = [penalty.metrics() for _, penalty in self.terms]
+        merged = {name: value for part in parts for name, value in part.items()}
+        return merged | {"skipped_steps": sum(part.get("skipped_steps") or 0 for part in parts)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The states of all penalties, in order."""
+        return {"terms": [penalty.state_dict() for _, penalty in self.terms]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        for (_, penalty), part in zip(self.terms, state["terms"], strict=True):
+            penalty.load_state_dict(part)

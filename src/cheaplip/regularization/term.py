@@ -1,0 +1,172 @@
+"""`PenaltyTerm`: weight * penalty as one term of a loss. `fit`, Lightning, Figure 2 and a loop of your own all use it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import mse_loss
+
+from ..errors import InputError
+from .discrepancy import WeightScheduler
+from .penalty import ClipNorm, Penalty
+
+
+class PenaltyTerm:
+    """The term lambda * penalty of equation (2), whose weight lambda a scheduler moves. Algorithm 2 of the CLIP paper.
+
+    While the weight is 0 nothing is computed and no pair ascends. Until the scheduler's first update, the weight is capped
+    so that the penalty never costs more than the loss of a constant network (see `DiscrepancyPrinciple.cap`).
+
+    Args:
+        penalty: such as a `LipschitzRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
+        scheduler: a `DiscrepancyPrinciple`, or a `ConstantWeight`.
+
+    Example:
+        In a loop of your own::
+
+            term = cheaplip.PenaltyTerm(cheaplip.LipschitzRegularizer(model, pairs), cheaplip.DiscrepancyPrinciple(0.95))
+            for epoch in range(epochs):
+                for x, y in loader:
+                    outputs = model(x)
+                    loss = criterion(outputs, y) + term(outputs, y)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+                    term.step()
+                term.update_weight()
+    """
+
+    def __init__(self, penalty: Penalty, scheduler: WeightScheduler) -> None:
+        self.penalty, self.scheduler = penalty, scheduler
+        self.running = RunningValue()
+        self.weight = scheduler.weight
+        """The weight of the last call."""
+        self._penalty_sum: Tensor | float = 0.0
+        self._calls = 0  # with a weight, since the last `metrics`
+
+    def __call__(self, outputs: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+        """The term to add to the loss, `()`; 0 while the weight is 0.
+
+        Args:
+            outputs: f(x) on the batch, `(n, classes, ...)` logits or `(n, *output)` values.
+            y: `(n, ...)` integer labels, or `(n, *output)` floating values. Outputs and y show the running accuracy or mean
+                squared error, from which `update_weight` moves the weight. Without them, give it a value of your own.
+
+        Raises:
+            InputError: y does not fit the quantity that the scheduler steers by, or what the penalty refuses.
+        """
+        if outputs is not None and y is not None:
+            self._check_quantity(y)
+            self.running.update(outputs.detach(), y)
+        self.weight = self.scheduler.weight
+        if self.weight == 0:
+            return torch.zeros((), device=None if outputs is None else outputs.device)
+        penalty = self.penalty()
+        value = penalty.detach()
+        if outputs is not None and y is not None and penalty.requires_grad and self.penalty.vanishes_on_constants and value > 0:
+            self.weight = self.scheduler.cap(constant_predictor_loss(outputs, y) / float(value))
+        self._penalty_sum, self._calls = self._penalty_sum + value, self._calls + 1
+        return self.weight * penalty
+
+    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
+        """After the backward pass: limit the gradients where the penalty needs that, as one with a certificate does."""
+        if self.weight > 0:
+            self.penalty.clip_gradients(clip_norm)
+
+    def step(self) -> None:
+        """After the optimizer's step: prepare the next penalty; for pairs, Algorithm 1."""
+        if self.weight > 0:
+            self.penalty.step()
+
+    def update_weight(self, value: float | None = None) -> None:
+        """Move the weight by the discrepancy principle, usually after each epoch.
+
+        Args:
+            value: the accuracy or loss to steer by, such as that on validation samples; by default the running accuracy or
+                mean squared error since the last update, of all processes where `torch.distributed` is initialised.
+
+        Raises:
+            InputError: a value that is not finite, or none where the term has not seen outputs.
+        """
+        if value is None:
+            value = self.running.value()
+            self.running.reset()
+        self.scheduler.step(value)
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """What to log: weight, mean penalty since the last call of `metrics`, bounds of Lip(f) now, skipped steps."""
+        mean = float(self._penalty_sum) / self._calls if self._calls else None
+        self._penalty_sum, self._calls = 0.0, 0
+        unknown: dict[str, float | int | None] = {"lower_bound": None, "upper_bound": None, "skipped_steps": 0}
+        return {"weight": self.weight, "penalty": mean, **unknown, **self.penalty.metrics()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes during training, for a checkpoint."""
+        return {
+            "penalty": self.penalty.state_dict(),
+            "scheduler": self.scheduler.state_dict(),
+            "running": self.running.state_dict(),
+            "weight": self.weight,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.penalty.load_state_dict(state["penalty"])
+        self.scheduler.load_state_dict(state["scheduler"])
+        self.running.load_state_dict(state["running"])
+        self.weight = state["weight"]
+
+    def _check_quantity(self, y: Tensor) -> None:
+        if self.scheduler.quantity not in (None, "loss" if y.is_floating_point() else "accuracy"):
+            do = 'Give integer labels, or DiscrepancyPrinciple(target, quantity="loss") for floating values.'
+            raise InputError(f"y that fits a target {self.scheduler.quantity}", y.dtype, do)
+
+
+class RunningValue:
+    """The accuracy (integer y) or the mean squared error (floating y) of all samples since the last reset."""
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self.total: Tensor | float = 0.0  # stays on the device: reading a number every step would make a GPU wait
+        self.samples = 0
+
+    def update(self, outputs: Tensor, y: Tensor) -> None:
+        """Take note of one batch."""
+        if y.is_floating_point():
+            n = len(y)
+            added = mse_loss(outputs, y.to(outputs)).float() * n
+        else:
+            n = y.numel()
+            added = (outputs.argmax(1) == y).sum().float()
+        self.total, self.samples = self.total + added, self.samples + n
+
+    def value(self) -> float:
+        """The mean over all samples, of all processes where `torch.distributed` is initialised."""
+        if not isinstance(self.total, Tensor):
+            do = "Call term(outputs, y) in the loop, or give update_weight a value."
+            raise InputError("outputs and y of some batches to steer by", "none", do)
+        totals = torch.stack([self.total, torch.full_like(self.total, self.samples)])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.all_reduce(totals)
+        total, samples = totals.tolist()
+        return float(total / samples)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Total and number of samples."""
+        return {"total": self.total, "samples": self.samples}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.total, self.samples = state["total"], state["samples"]
+
+
+def constant_predictor_loss(outputs: Tensor, y: Tensor) -> float:
+    """What the best constant would lose on a batch: log(number of classes), or the variance of y."""
+    return float(y.var(0, correction=0).mean()) if y.is_floating_point() else math.log(outputs.shape[1])

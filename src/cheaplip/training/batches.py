@@ -1,0 +1,98 @@
+"""Which samples are in which batch: a split of the training set, and batches whose order a seed and an epoch decide."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from ..errors import InputError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Disjoint parts of one training set, as indices into it."""
+
+    fit: Tensor  # what the loss sees
+    pairs: Tensor  # what X_Lip is made from
+    validation: Tensor  # what the checkpoint is chosen on
+
+
+def split(n: int, *, pair_share: float, validation_share: float, seed: int) -> Split:
+    """Split n samples at random; `InputError` if a part would have less than two, unless its share is 0."""
+    pairs, validation = round(n * pair_share), round(n * validation_share)
+    sizes = ((n - pairs - validation, 1.0), (pairs, pair_share), (validation, validation_share))
+    if any(size < 2 for size, share in sizes if share > 0):
+        got = f"{n} samples: {n - pairs - validation} to fit, {pairs} for pairs, {validation} for validation"
+        raise InputError("two samples at least in every part of the training set", got, "Give more data or larger shares.")
+    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    return Split(order[pairs + validation :], order[:pairs], order[pairs : pairs + validation])
+
+
+def this_process() -> Accelerator:
+    """The device to train on and the processes beside this one; without accelerators, those of torchrun on the CPU."""
+    return Accelerator(cpu=not torch.accelerator.is_available())
+
+
+class TensorBatches:
+    """Shuffled full batches (x[i], y[i]) by index; the order depends on the seed and the epoch alone.
+
+    The last, incomplete batch is dropped. Each of several processes takes its own share.
+    """
+
+    def __init__(
+        self, x: Tensor, y: Tensor, indices: Tensor, *, batch_size: int, seed: int, rank: int = 0, processes: int = 1
+    ) -> None:
+        self._x, self._y, self.indices = x, y, indices
+        self._share = len(indices) // processes
+        self._batch_size = min(batch_size, self._share)
+        self._seed, self._rank, self._processes = seed, rank, processes
+
+    def __len__(self) -> int:
+        return self._share // self._batch_size
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch."""
+        generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
+        order = self.indices[torch.randperm(len(self.indices), generator=generator).to(self.indices.device)]
+        mine = order[self._rank :: self._processes][: len(self) * self._batch_size]
+        for index in mine.split(self._batch_size):
+            yield self._x[index], self._y[index]
+
+    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample once, in order; on several processes, every sample of this one's share."""
+        for index in self.indices[self._rank :: self._processes].split(1000):
+            yield self._x[index], self._y[index]
+
+
+class LoaderBatches:
+    """The batches of a DataLoader, shuffled in an order that depends on the seed and the epoch alone, too."""
+
+    def __init__(self, loader: DataLoader[Any], *, seed: int, accelerator: Accelerator) -> None:
+        self._prepared = accelerator.prepare(loader)
+        # None: the sampler uses torch's global generator, which `fit` seeds for every epoch
+        self._generator: torch.Generator | None = getattr(loader.sampler, "generator", None)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return len(self._prepared)
+
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of one epoch."""
+        if self._generator is not None:
+            self._generator.manual_seed(epoch_seed(self._seed, epoch))
+        return iter(self._prepared)
+
+    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Every sample once; on several processes, every sample of this one's share."""
+        return iter(self._prepared)
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """One seed for each epoch of each run, so that an epoch can be repeated without the ones before it."""
+    return seed * 1_000_003 + epoch

@@ -1,0 +1,31 @@
+"""The code blocks in docs/ run and do what the text says, and links inside the repository resolve."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import cheaplip
+
+ROOT = Path(__file__).parents[1]
+PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
+
+
+def test_a_step_with_a_certificate_lowers_the_upper_end():
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", text, flags=re.S) if "certificate" in block]
+    model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.ReLU(), torch.nn.Linear(16, 2))
+    x = torch.randn(64, 4)
+    names = {"cheaplip": cheaplip, "model": model, "pairs": cheaplip.perturbed_pairs(x), "x": x, "y": (x[:, 0] > 0).long()}
+    names["scheduler"] = cheaplip.ConstantWeight(100.0)
+    names["optimizer"] = torch.optim.SGD(model.parameters(), lr=1e-4)
+    before = float(cheaplip.CertificateRegularizer(model, (4,)).bound().detach())
+    exec(block, names)
+    assert names["certificate"].upper_bound() < before
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_resolve(page):
+    for link in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text()):
+        assert (page.parent / link).exists(), link
