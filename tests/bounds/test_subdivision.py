@@ -11,7 +11,7 @@ from torch import nn
 
 from cheaplip import Ball, difference_quotient, lipschitz_bracket
 from cheaplip.bounds import subdivision
-from cheaplip.bounds.graph import propagate
+from cheaplip.bounds.graph import trace
 from cheaplip.bounds.lower import jacobian_norms
 from cheaplip.bounds.subdivision import TOLERANCE, subdivide
 from cheaplip.bounds.upper import SUBDIVISION, upper_bound
@@ -23,7 +23,7 @@ ACTIVATIONS = [nn.ReLU, lambda: nn.LeakyReLU(-1.0), nn.Sigmoid, nn.Softplus, nn.
 
 
 def divided(model, shape, domain, **options):
-    return subdivide(propagate(model, shape, lambda layers: 1.0).layers, domain, **options)
+    return subdivide(trace(model, shape).last_chain.layers, domain, **options)
 
 
 def network(inputs, outputs, activation, hidden=(8, 6), scale=2.0):

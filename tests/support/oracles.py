@@ -52,6 +52,18 @@ def reduced(values, reduction, power):
     return sum(chosen) / len(chosen)
 
 
+def output_gram(weights, multipliers, slopes):
+    """The multiplier certificate with inverses, as its equations are printed; real weights, one multiplier a row."""
+    sigma = torch.eye(weights[0].shape[1]).double()
+    for weight, t, (low, high) in zip(weights, multipliers, slopes, strict=False):
+        gram = weight @ sigma @ weight.T
+        middle, radius = (low + high) / 2, (high - low) / 2
+        t = t * (radius > 0)
+        inverse = gram @ torch.linalg.inv(torch.eye(len(t)).double() - torch.diag(t) @ gram)  # (G^-1 - T)^-1
+        sigma = middle * inverse * middle + torch.diag((radius**2 / t).nan_to_num(0.0))
+    return weights[-1] @ sigma @ weights[-1].T
+
+
 def _cross_entropy_gradient(model, x, y):
     x = x.clone().requires_grad_()
     loss = nn.functional.cross_entropy(model(x[None]), y[None])

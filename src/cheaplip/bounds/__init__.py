@@ -1,7 +1,6 @@
-"""Bounds of Lip(f), and what they prove.
+"""What is proved: bounds of Lip(f), and radii within which a class cannot change.
 
-`lower` (attained, with a witness) and `upper` (proved) make the `bracket`, from which the `certificate` takes radii. The
-upper end is made of `slopes` of activations, `convolutions` and true norms of `layers`; `graph` finds the layers of a
-network, `chain` writes them as matrices, `multipliers` turn those into a bound, `search` looks for good multipliers,
-`intervals` narrow the slopes on a domain, and `subdivision` closes in on Lip(f) where the domain has few inputs.
+`bracket` asks `lower` (attained, with a witness) and `upper` (proved), and `radius` turns the bracket into radii. `graph`
+traces a module once into the tree of `network`; each method in `upper` folds that tree: the product of the norms in
+`layers`, the certificate of `multipliers`, `subdivision` of a domain of few inputs. `rounding` has every margin.
 """

@@ -1,6 +1,6 @@
 """Lower bounds of Lip(f), attained: by a pair of inputs, or in the limit at a point. The witness is returned.
 
-Values are those of float64, so that a quotient is what it says also for pairs that have come close.
+Reported values are computed in float64: in float32 the quotient of two close points is dominated by rounding.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from ..pairs.sets import PairSet
 RESTARTS, RESTARTS_INSIDE = 150, 16
 """Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""
 FINALISTS = 8
-"""Pairs that climb longest."""
+"""Pairs that take the most ascent steps."""
 ROUGH_SEPARATION = 1e-2
 """In float32 pairs are kept this far apart, in units of their mean distance: differences of points and outputs are rounded."""
+CHUNK = 250
+"""Points whose Jacobians are in memory at once."""
 JACOBIAN_NORMS = {(2, 2), (2, math.inf), (math.inf, math.inf)}
 """Input and output norms for which the norm of a matrix has a formula."""
 
@@ -60,7 +62,7 @@ def lower_bound(
         inputs: start points, `(n, *input)`.
         domain: box or ball to stay in.
         pairs: further start pairs.
-        steps: of each round of the ascent from inputs and `pairs`; random pairs climb four times as long.
+        steps: of each round of the ascent from inputs and `pairs`; random pairs take four times as many.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
         deadline: `time.monotonic()` at which the ascents stop with what they have.
@@ -79,15 +81,15 @@ def lower_bound(
     inwards = torch.where(u > (low + high) / 2, -1.0, 1.0) * width
     away = inwards * torch.rand(u.shape, generator=generator).to(u)
     v = u + 0.1 * away
-    beside = u + 1e-6 * away  # inputs may lie on kinks of f (a black image, no biases); random points do not
+    jittered = u + 1e-6 * away  # inputs may lie on kinks of f (a black image, no biases); random points do not
     if pairs is not None:
         u, v = torch.cat([u, pairs.u.to(u)]), torch.cat([v, pairs.v.to(v)])
     starts = [(u, v, steps)]
     if domain is None:  # where far away f has its steepest slopes, wide pairs find them
         centre = (low + high) / 2 + width * torch.randn(RESTARTS, *x.shape[1:], generator=generator).to(u)
         gap = torch.tensor([3.0, 10.0, 30.0])[torch.arange(RESTARTS) % 3].to(u)
-        far = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
-        starts.append((centre, far, 4 * steps))
+        far_points = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
+        starts.append((centre, far_points, 4 * steps))
     else:
         ends = low + width * torch.rand(2, RESTARTS_INSIDE, *x.shape[1:], generator=generator).to(u)
         starts.append((ends[0], ends[1], 4 * steps))
@@ -96,9 +98,9 @@ def lower_bound(
         pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=deadline, **norms)
         for first, second, n in starts
     ]
-    wide = domain is None or bool((low < high).all())  # across an input that is held, f may be steeper
-    if (input_norm, output_norm) in JACOBIAN_NORMS and wide:
-        inside = beside if domain is None else projected(beside, domain)
+    full_dimensional = domain is None or bool((low < high).all())  # across an input that is held, f may be steeper
+    if (input_norm, output_norm) in JACOBIAN_NORMS and full_dimensional:
+        inside = jittered if domain is None else projected(jittered, domain)
         candidates.append(jacobian_lower_bound(model, inside, input_norm=input_norm, output_norm=output_norm))
     return max(candidates, key=lambda bound: bound.value)
 
@@ -147,7 +149,7 @@ def pair_lower_bound(
     _check_finite(given)
     best = points[torch.where(gap >= floor, given, 0.0).argmax()]
 
-    def climb(model: Model, points: Tensor, apart: float) -> tuple[Tensor, Tensor]:
+    def climb(model: Model, points: Tensor, min_distance: float) -> tuple[Tensor, Tensor]:
         box = None if domain is None else box_of(domain, tuple(u.shape[1:]))
 
         # the projection onto a ball brings no two points further apart: a quotient of f after it is one of f, or less
@@ -159,17 +161,19 @@ def pair_lower_bound(
             inside,
             points,
             steps=steps,
-            separation=apart,
+            separation=min_distance,
             domain=None if box is None else (box[0].to(points), box[1].to(points)),
             input_norm=input_norm,
             output_norm=output_norm,
             deadline=deadline,
         )
 
-    apart = max(floor, ROUGH_SEPARATION * float(gap.mean()))
-    rough = in_float32(model) if 1e5 * rounding <= apart else None
+    min_distance = max(floor, ROUGH_SEPARATION * float(gap.mean()))
+    float32_model = in_float32(model) if 1e5 * rounding <= min_distance else None
     while len(points) > FINALISTS and time.monotonic() <= deadline:
-        points, quotient = climb(f, points, floor) if rough is None else climb(rough, points.float(), apart)
+        points, quotient = (
+            climb(f, points, floor) if float32_model is None else climb(float32_model, points.float(), min_distance)
+        )
         points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices].double()
         if domain is not None:
             points = projected(points, domain)
@@ -183,9 +187,7 @@ def pair_lower_bound(
     return LowerBound(float(quotient[first]), "ascent on pairs", (points[first, 0], points[first, 1]))
 
 
-def jacobian_lower_bound(
-    model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2, chunk: int = 250
-) -> LowerBound:
+def jacobian_lower_bound(model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2) -> LowerBound:
     """The largest operator norm of the Jacobian of f at the points x, `(n, *input)`: Lip(f) is its supremum.
 
     One backward pass an output. The points must not lie on kinks of f: there, what autograd gives may be no derivative.
@@ -195,7 +197,7 @@ def jacobian_lower_bound(
         InputError: a model whose Jacobian is not finite, norms without a formula (from inf to 2).
     """
     f = in_float64(model)
-    parts = x.detach().double().split(chunk)
+    parts = x.detach().double().split(CHUNK)
     norms = torch.cat([jacobian_norms(f, points, input_norm=input_norm, output_norm=output_norm) for points in parts])
     best = int(norms.argmax())
     return LowerBound(float(norms[best]), "norm of the Jacobian", (x.detach()[best].double(),))

@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..bounds.graph import propagate
-from ..bounds.layers.constants import layer_norm
-from ..bounds.layers.layer import Layer, Shape
+from ..bounds.graph import trace
+from ..bounds.layers.layer import Shape
 from ..bounds.multipliers.certificate import Chain, proved_bound
 from ..bounds.multipliers.chain import make_chain
 from ..bounds.multipliers.gradient import bound_with_gradient
@@ -72,9 +71,10 @@ class CertificateRegularizer:
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._model = model
-        self._layers = propagate(model, shape, _no_branches).layers
-        for layer in self._layers:
-            layer_norm(layer.module, layer.shape)  # or refuse its settings
+        chain = trace(model, shape).last_chain
+        if chain.source is not None or not chain.layers:
+            raise UnsupportedModuleError(EXPECTED, "a network with branches", DO)
+        self._layers = chain.layers
         self._clip = GradientClip(steps)
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -216,7 +216,3 @@ def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: 
     shape = tuple(regularizer.state.points.shape[2:])
     certificate = CertificateRegularizer(regularizer.model, shape, interval=regularizer.interval, steps=steps)
     return PenaltySum([(1.0, regularizer), (share, certificate)])
-
-
-def _no_branches(layers: Sequence[Layer]) -> float:
-    raise UnsupportedModuleError(EXPECTED, "a network with branches", DO)

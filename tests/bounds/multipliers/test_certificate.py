@@ -11,13 +11,15 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cheaplip.bounds.graph import propagate
+from cheaplip.bounds.graph import trace
 from cheaplip.bounds.lower import lower_bound
-from cheaplip.bounds.multipliers.certificate import Chain, output_gram, product_multipliers, verified_bound
+from cheaplip.bounds.multipliers.bound import pair_bounds
+from cheaplip.bounds.multipliers.certificate import RIGOROUS, Chain, output_gram, product_multipliers, proved_bound
 from cheaplip.bounds.multipliers.chain import make_chain
-from cheaplip.bounds.multipliers.gradient import bound_with_gradient
-from cheaplip.bounds.multipliers.search import minimise, search_multipliers
-from cheaplip.bounds.upper import MULTIPLIERS, pair_bounds, product_of_norms, upper_bound
+from cheaplip.bounds.multipliers.gradient import Tracing, bound_with_gradient
+from cheaplip.bounds.multipliers.lbfgs import minimise
+from cheaplip.bounds.multipliers.search import search_multipliers
+from cheaplip.bounds.upper import MULTIPLIERS, product_of_norms, upper_bound
 from cheaplip.models import cnn, mlp
 from support import oracles
 
@@ -49,11 +51,24 @@ def product(chain):
 
 def by_matrices(weights, logs, slopes):
     """The bound as the module's text has it, from the matrices alone; inf where a factorisation fails."""
-    gram, _ = output_gram(weights, logs, slopes)
+    gram = output_gram(Chain(weights, slopes, []), logs)
     return weights[0].new_tensor(math.inf) if gram is None else torch.linalg.eigvalsh(gram).amax().clamp(min=0).sqrt()
 
 
 INTERVALS = st.sampled_from([(0.0, 1.0), (0.0, 0.25), (0.1, 1.0), (-0.13, 1.13), (-1.0, 1.0), (-1.0, 0.5), (1.0, 1.0)])
+
+
+@given(seed=st.integers(0, 10**6), widths=st.lists(st.integers(1, 6), min_size=2, max_size=5), interval=INTERVALS)
+def test_the_recursion_is_that_of_the_text(seed, widths, interval):
+    torch.manual_seed(seed)
+    chain = random_chain(widths, *interval)
+    logs = [log - 0.5 for log in product_multipliers(chain)]
+    expected = oracles.output_gram(chain.weights, [log.exp() for log in logs], chain.slopes)
+    plain, rigorous = output_gram(chain, logs), output_gram(chain, logs, RIGOROUS)
+    torch.testing.assert_close(plain, expected, rtol=1e-8, atol=1e-10)
+    excess = torch.linalg.eigvalsh(rigorous - plain)
+    assert bool((excess >= 0).all())
+    assert float(excess.amax()) <= 1e-6 * float(torch.linalg.matrix_norm(plain, 2))
 
 
 @settings(max_examples=200)
@@ -63,7 +78,7 @@ def test_any_multipliers_that_pass_prove_a_bound(seed, widths, interval):
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
     logs = [log + 0.3 * torch.randn(len(log)).double() - 0.5 for log in product_multipliers(chain)]
-    proved = verified_bound(chain, logs)
+    proved = proved_bound(chain, logs, (0.0,))
     if proved is None:
         assert by_matrices(chain.weights, logs, chain.slopes) == math.inf
         return
@@ -83,7 +98,7 @@ def test_any_multipliers_that_pass_prove_a_bound(seed, widths, interval):
 def test_the_start_is_the_product_of_norms_or_better(seed, widths, interval):
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
-    value, _ = verified_bound(chain, product_multipliers(chain))
+    value, _ = proved_bound(chain, product_multipliers(chain), (0.0,))
     assert value <= product(chain) * 1.01
 
 
@@ -99,7 +114,7 @@ def test_the_search_reaches_the_optimum_of_the_semidefinite_programme():
     ]:
         torch.manual_seed(seed)
         chain = random_chain(widths, *interval)
-        found, _ = verified_bound(chain, search_multipliers(chain))
+        found, _ = proved_bound(chain, search_multipliers(chain), (0.0,))
         optimum = oracles.lipsdp_neuron([weight.numpy() for weight in chain.weights], *interval)
         assert 0.999 * optimum <= found <= 1.01 * optimum
 
@@ -110,7 +125,7 @@ def test_with_slopes_of_its_own_for_each_neuron_too(seed):
     pytest.importorskip("cvxpy", reason="pip install cheaplip[certify-check]")
     torch.manual_seed(seed)
     chain = narrowed(random_chain([5, 9, 6, 4]), least=0.1)  # with 0 the best multipliers are infinite
-    found, _ = verified_bound(chain, search_multipliers(chain))
+    found, _ = proved_bound(chain, search_multipliers(chain), (0.0,))
     low, high = zip(*((low.numpy(), high.numpy()) for low, high in chain.slopes), strict=True)
     optimum = oracles.lipsdp_neuron([weight.numpy() for weight in chain.weights], low, high)
     assert 0.999 * optimum <= found <= 1.01 * optimum
@@ -122,7 +137,7 @@ def test_narrower_slopes_never_prove_less(seed, widths, interval):
     torch.manual_seed(seed)
     wide = random_chain(widths, *interval)
     narrow = narrowed(wide)
-    bounds = [verified_bound(chain, search_multipliers(chain))[0] for chain in (wide, narrow)]
+    bounds = [proved_bound(chain, search_multipliers(chain), (0.0,))[0] for chain in (wide, narrow)]
     assert bounds[1] <= 1.01 * bounds[0]
     for _ in range(20):
         jacobian = wide.weights[0]
@@ -163,7 +178,7 @@ def test_gradients_of_the_bound_are_right(seed):
 
 @given(seed=st.integers(0, 10**6), widths=st.lists(st.integers(2, 6), min_size=3, max_size=6), interval=INTERVALS)
 def test_the_gradient_by_vectors_is_that_of_the_matrices(seed, widths, interval):
-    """(-1, 1) is left to the tests of `learnt`: there the multipliers are scaled, which `by_matrices` does not do."""
+    """(-1, 1) is left to the tests of `CertificateRegularizer`: there the multipliers are scaled, unlike here."""
     assume(sum(interval) != 0)
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
@@ -189,7 +204,7 @@ def test_the_gradient_by_vectors_through_symbols_groups_and_contractions():
     slopes = [(-steep, steep), (zero, one), (-one, one)]
     logs = [torch.randn(4).double(), torch.randn(3).double() - 9, torch.randn(2).double()]
     variables = [variable.requires_grad_() for variable in (*weights, *logs)]
-    gram, _ = output_gram(weights, logs, slopes, passed=[])
+    gram = output_gram(Chain(weights, slopes, [4, 3, 2]), logs, Tracing())
     slow = torch.linalg.eigvalsh(gram).amax().sqrt()
     fast, used = bound_with_gradient(Chain(weights, slopes, [4, 3, 2]), logs)
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=0)
@@ -208,7 +223,7 @@ def test_weights_that_are_not_finite_prove_nothing():
 def test_one_multiplier_a_layer_is_a_bound_too():
     chain = random_chain([5, 8, 6, 4])
     scalar = Chain(chain.weights, chain.slopes, [1, 1])
-    values = [verified_bound(each, search_multipliers(each))[0] for each in (chain, scalar)]
+    values = [proved_bound(each, search_multipliers(each), (0.0,))[0] for each in (chain, scalar)]
     assert values[0] <= values[1] <= product(chain)
 
 
@@ -244,11 +259,11 @@ def test_symbols_and_matrices_of_convolutions_agree(options, monkeypatch):
 
 
 def test_chains_of_the_papers_networks():
-    layers = propagate(mlp((1, 28, 28), 10), (1, 28, 28), lambda layers: 1.0).layers
+    layers = trace(mlp((1, 28, 28), 10), (1, 28, 28)).last_chain.layers
     chain = make_chain(layers)
     assert [tuple(weight.shape) for weight in chain.weights] == [(64, 784), (64, 64), (10, 64)]
     assert chain.groups == [64, 64]
-    layers = propagate(cnn((1, 28, 28), 10), (1, 28, 28), lambda layers: 1.0).layers
+    layers = trace(cnn((1, 28, 28), 10), (1, 28, 28)).last_chain.layers
     chain = make_chain(layers)
     assert [tuple(weight.shape[-2:]) for weight in chain.weights] == [(32, 1), (64, 32), (1024, 3136), (10, 1024)]
     assert chain.groups == [32, 64, 1024]
@@ -265,7 +280,7 @@ def test_what_is_too_large_falls_back_to_the_product_and_says_so(monkeypatch):
 
 def test_no_multipliers_pass_where_the_matrix_is_not_positive():
     chain = random_chain([3, 4, 2])
-    assert verified_bound(chain, [torch.full((4,), 9.0).double()]) is None
+    assert proved_bound(chain, [torch.full((4,), 9.0).double()], (0.0,)) is None
 
 
 def test_l_bfgs_finds_the_minimum_of_rosenbrock_and_steps_back_from_infinity():

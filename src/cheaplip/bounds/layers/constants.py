@@ -10,9 +10,8 @@ in float64. What proves the upper end: a singular value decomposition (Linear), 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import singledispatch
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,8 +27,6 @@ AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
 MaxPool = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
 Linear = nn.Linear | Convolution | BatchNorm | AvgPool
 Reshaping = nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
-
-Norm = Callable[[Any, Shape], float]
 
 WITHOUT = {
     nn.LayerNorm: "it divides by the spread of its input, so that its slope grows without bound where the spread is small",
@@ -74,54 +71,43 @@ def has_rule(module: nn.Module) -> bool:
 
 
 def check_forward(layer: nn.Module) -> None:
-    """Refuse a layer derived from one with a rule that computes something of its own."""
+    """Refuse a subclass of a supported layer that overrides `forward`."""
     kind = type(layer)
     known = next((base for base in kind.__mro__ if base in layer_norm.registry or base in derivative.registry), object)
     if known is not object and kind.forward is not getattr(known, "forward"):  # noqa: B009
-        got = f"{kind.__name__}, which computes something of its own"
+        got = f"{kind.__name__}, which overrides forward"
         do = "Register a rule for it with cheaplip.bounds.layers.layer_norm.register."
         raise UnsupportedModuleError(f"a layer that computes what {known.__name__} does", got, do)
 
 
-def _rule(dispatch: Any, types: Any) -> Callable[[Norm], Norm]:
-    """Register a rule for all types of a union."""
-
-    def register(rule: Norm) -> Norm:
-        for kind in get_args(types) or (types,):
-            dispatch.register(kind)(rule)
-        return rule
-
-    return register
-
-
-@_rule(layer_norm, Reshaping)
-@_rule(infinity_norm, Reshaping)
+@layer_norm.register
+@infinity_norm.register
 def _(module: Reshaping, shape: Shape) -> float:
     return 1.0
 
 
-@_rule(layer_norm, nn.Linear)
+@layer_norm.register
 def _(module: nn.Linear, shape: Shape) -> float:
     return float(torch.linalg.matrix_norm(module.weight.detach().double(), 2))
 
 
-@_rule(layer_norm, Convolution)
+@layer_norm.register
 def _(module: Convolution, shape: Shape) -> float:
     return convolution_norm(module, shape)
 
 
-@_rule(infinity_norm, Linear)
+@infinity_norm.register
 def _(module: Linear, shape: Shape) -> float:
-    """The largest sum of absolute weights of an output: what the layer with absolute weights makes of ones."""
+    """The largest absolute row sum: apply |W| to a vector of ones and take the maximum."""
     return float(absolute(module)(torch.ones(1, *shape, dtype=torch.float64, device=device_of(module))).max())
 
 
-@_rule(layer_norm, BatchNorm)
+@layer_norm.register
 def _(module: BatchNorm, shape: Shape) -> float:
     return float(batch_norm_scale(module).detach().abs().max())
 
 
-@_rule(layer_norm, MaxPool)
+@layer_norm.register
 def _(module: MaxPool, shape: Shape) -> float:
     if module.return_indices:
         raise UnsupportedModuleError("max-pooling that returns values alone", str(module), "Use return_indices=False.")
@@ -129,12 +115,12 @@ def _(module: MaxPool, shape: Shape) -> float:
     return math.sqrt(_overlap(module, shape)[0])
 
 
-@_rule(infinity_norm, MaxPool)
+@infinity_norm.register
 def _(module: MaxPool, shape: Shape) -> float:
     return min(1.0, layer_norm(module, shape))
 
 
-@_rule(layer_norm, AvgPool)
+@layer_norm.register
 def _(module: AvgPool, shape: Shape) -> float:
     if max(_all(module.padding, shape)) or module.ceil_mode or getattr(module, "divisor_override", None):
         do = "Use plain average pooling, or register a rule for this layer."
@@ -143,7 +129,7 @@ def _(module: AvgPool, shape: Shape) -> float:
     return math.sqrt(overlap / window)
 
 
-@_rule(layer_norm, nn.AdaptiveAvgPool2d)
+@layer_norm.register
 def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
     sizes = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
     if any(size is None or n % size for n, size in zip(shape[1:], sizes, strict=True)):
@@ -152,7 +138,7 @@ def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
     return math.sqrt(math.prod(size or 1 for size in sizes) / math.prod(shape[1:]))
 
 
-@_rule(infinity_norm, nn.AdaptiveAvgPool2d)
+@infinity_norm.register
 def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
     return 1.0
 

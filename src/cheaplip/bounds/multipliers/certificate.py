@@ -15,6 +15,9 @@ Any t for which the Cholesky factorisations succeed is a proof. With the best t 
 A weight is a matrix `(rows, columns)` or a stack `(frequencies, rows, columns)` of the symbols of a convolution, whose
 operator is block-diagonal with these blocks. A vector of k multipliers serves n entries in k runs of n / k neighbours
 (the channels of an image); so does a diagonal Sigma, kept as a vector wherever m = 0.
+
+`output_gram` is this recursion. What varies is the arithmetic of its lines: plain float64 here, `Rigorous` with a bound of
+the rounding errors for a proof, one with a barrier in `search`, one that keeps its states in `gradient`.
 """
 
 from __future__ import annotations
@@ -41,84 +44,142 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Passed:
-    """What `output_gram` has met at an activation."""
+class ActivationState:
+    """What the recursion has at an activation, between G_i and Sigma_i."""
 
-    log_multipliers: Tensor  # as they were used
-    gram: Tensor  # G, of the differences before the activation
-    factor: Tensor | None  # L with L L^H = I - T^{1/2} G T^{1/2}; None where a contraction was scaled to the edge
+    log_multipliers: Tensor  # log t_i, as they were used
+    gram: Tensor  # G_i, of the differences before the activation
+    middle: Tensor  # m
+    root: Tensor  # sqrt(t_i), (rows,)
+    deviation: Tensor  # r / sqrt(t_i)
+    factor: Tensor | None  # L with L L^H = I - T^1/2 G T^1/2; None where a contraction was scaled to the boundary
 
 
-def output_gram(
-    weights: Sequence[Tensor],
-    log_multipliers: Sequence[Tensor],
-    slopes: Sequence[Slopes],
-    *,
-    outwards: bool = False,
-    parts: Sequence[Tensor | None] = (),
-    passed: list[Passed] | None = None,
-) -> tuple[Tensor | None, Tensor]:
-    """G_l = W_l Sigma_{l-1} W_l^T, `(..., rows, rows)`, None where a factorisation fails; and the barrier of the search.
+class Arithmetic:
+    """The lines of `output_gram` in plain float64."""
 
-    The barrier is the sum over the layers of the mean of -log of the squared diagonal of the Cholesky factors.
+    def congruence(self, weight: Tensor, deviation: Tensor | None, index: int) -> Tensor:
+        """W_i diag(deviation^2) W_i^H, for the weight of this index; None: all deviations are 1."""
+        half = weight if deviation is None else weight * spread(deviation, weight.shape[-1])
+        return half @ half.mH
+
+    def activation(self, gram: Tensor, slopes: Slopes, log_t: Tensor) -> ActivationState | None:
+        """Split the interval of slopes into m and r, and factorise I - T^1/2 G T^1/2; None if it is not positive definite."""
+        low, high = slopes
+        middle, radius = (low + high) / 2, (high - low) / 2
+        # where a = b the slope is known exactly and the constraint is void: its multiplier is 0
+        root = spread(log_t.div(2).exp() * (radius > 0), gram.shape[-1])
+        factor = self.factor(gram, root)
+        # not the root of r^2 / t: where r = 0 that has no derivative
+        return None if factor is None else ActivationState(log_t, gram, middle, root, radius * torch.exp(-log_t / 2), factor)
+
+    def factor(self, gram: Tensor, root: Tensor, room: float = 1.0) -> Tensor | None:
+        """L with L L^H = `room` I - T^1/2 G T^1/2; None if there is none."""
+        shifted = room * torch.eye(gram.shape[-1]).to(gram) - root[:, None] * gram * root
+        factor, failed = torch.linalg.cholesky_ex(shifted)
+        return None if failed.any() else factor
+
+    def coupled(self, weight: Tensor, state: ActivationState) -> Tensor:
+        """A (G^-1 - T)^-1 A^H for A = W diag(m), as A G A^H + S^H S with L S = T^1/2 G A^H."""
+        half, moved, s = self._halves(weight, state)
+        return _hermitian(half @ moved + s.mH @ s)
+
+    def _halves(self, weight: Tensor, state: ActivationState) -> tuple[Tensor, Tensor, Tensor]:
+        half = weight * state.middle
+        moved = state.gram @ half.mH
+        # a contraction (m = 0) is not coupled: there is a factor
+        s = torch.linalg.solve_triangular(state.factor, state.root[:, None] * moved, upper=False)
+        return half, moved, s
+
+
+class Rigorous(Arithmetic):
+    """The same, each result enlarged by a bound of its rounding errors, so that it holds in exact arithmetic.
+
+    Standard forward error analysis, with a factor of 8 to spare: the error of entry (i, j) of a product is at most
+    gamma a_i a_j, so that adding gamma n a_i^2 to the diagonal covers all of them.
+    """
+
+    def congruence(self, weight: Tensor, deviation: Tensor | None, index: int) -> Tensor:
+        """Enlarged by the error of a product whose rows have absolute sums a_i."""
+        half = weight if deviation is None else weight * spread(deviation * (1 + 16 * UNIT), weight.shape[-1])
+        sums = half.abs().sum(-1).square()
+        gram = half @ half.mH
+        return gram + torch.diag_embed(gamma(2 * half.shape[-1]) * sums.shape[-1] * sums).to(gram)
+
+    def factor(self, gram: Tensor, root: Tensor, room: float = 1.0) -> Tensor | None:
+        """With less room, by the error of the factorisation."""
+        n = gram.shape[-1]
+        return super().factor(gram, root, room - gamma(n) * n)
+
+    def coupled(self, weight: Tensor, state: ActivationState) -> Tensor:
+        """Enlarged by the error of the solution, which grows with the condition of L."""
+        half, moved, s = self._halves(weight, state)
+        result = _hermitian(half @ moved + s.mH @ s)
+        n, rows = len(state.root), half.shape[-2]
+        inverse = torch.linalg.solve_triangular(state.factor, torch.eye(n).to(s), upper=False)
+        condition = n * torch.linalg.matrix_norm(inverse)[..., None]  # at least that of L, whose norm is at most 1
+        # a_i: the deviation of A's row i and the length of its column of S
+        reach = half.abs() @ state.gram.diagonal(dim1=-2, dim2=-1).real.sqrt()[..., None]
+        lengths = reach[..., 0] + torch.linalg.vector_norm(s, dim=-2)
+        slack = 4 * rows * gamma(4 * n) * (1 + condition) * lengths.square()
+        return result + torch.diag_embed(slack).to(result)
+
+
+PLAIN, RIGOROUS = Arithmetic(), Rigorous()
+
+
+def output_gram(chain: Chain, log_multipliers: Sequence[Tensor], arithmetic: Arithmetic = PLAIN) -> Tensor | None:
+    """G_l = W_l Sigma_{l-1} W_l^T, `(..., rows, rows)`; None where a factorisation fails: these multipliers prove nothing.
 
     Args:
-        weights: l of them, `(rows, columns)` or `(frequencies, rows, columns)`.
+        chain: its weights `(rows, columns)` or `(frequencies, rows, columns)`.
         log_multipliers: l - 1 vectors, log t_i; `(rows,)`, or `(groups,)` with a divisor of the rows.
-        slopes: l - 1 intervals.
-        outwards: enlarge every ellipsoid by a bound of the rounding errors made so far, so that the result holds in
-            exact arithmetic. Float64 only.
-        parts: of some weights W, in runs of columns W_k, the matrices W_k W_k^T, `(runs, rows, rows)`, made beforehand.
-        passed: a list, to scale the multipliers of contractions (m = 0) to the edge, lambda_max(T^{1/2} G T^{1/2}) = 1, and
-            to be filled with what was met at each activation. The best ones touch that edge, and on no other way does
-            the result depend on the weights before a contraction: Sigma = r^2 / T there.
+        arithmetic: of each line.
     """
-    barrier = weights[0].real.new_zeros(())
-    gram = _diagonal_congruence(weights[0], None, outwards, parts[0] if parts else None)
-    for i, (log_t, (low, high)) in enumerate(zip(log_multipliers, slopes, strict=True)):
-        weight, part = weights[i + 1], parts[i + 1] if parts else None
-        middle, radius = (low + high) / 2, (high - low) / 2
-        n = gram.shape[-1]
-        # an entry of one slope alone says nothing that an inequality would add to: its multiplier is 0
-        root, contraction = spread(log_t.div(2).exp() * (radius > 0), n), not middle.any()
-        factor = None
-        if passed is not None and contraction:
-            if not gram.isfinite().all():  # weights that have diverged
-                return None, barrier
-            log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=TINY).log()
-        else:
-            room = 1 - (gamma(n) * n if outwards else 0.0)
-            shifted = room * torch.eye(n).to(gram) - root[:, None] * gram * root
-            factor, failed = torch.linalg.cholesky_ex(shifted)
-            if failed.any():
-                return None, barrier
-            barrier = barrier - 2 * factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
-        if passed is not None:
-            passed.append(Passed(log_t, gram, factor))
-        deviation = radius * torch.exp(-log_t / 2)  # not the root of a square: where r = 0 that has no derivative
-        before = gram
-        gram = _diagonal_congruence(weight, deviation * (1 + 16 * UNIT) if outwards else deviation, outwards, part)
-        if factor is not None and not contraction:
-            gram = gram + _coupled(weight * middle, before, root, factor, outwards)
-    return gram, barrier
+    gram = arithmetic.congruence(chain.weights[0], None, 0)  # G_1 = W_1 W_1^T
+    for i, (slopes, log_t) in enumerate(zip(chain.slopes, log_multipliers, strict=True), start=1):
+        state = arithmetic.activation(gram, slopes, log_t)  # T < G_i^-1
+        if state is None:
+            return None
+        gram = arithmetic.congruence(chain.weights[i], state.deviation, i)  # W diag(r^2 / t) W^T
+        if state.middle.any():
+            gram = gram + arithmetic.coupled(chain.weights[i], state)  # + W diag(m) (G_i^-1 - T)^-1 diag(m) W^T
+    return gram
 
 
-def _coupled(half: Tensor, gram: Tensor, root: Tensor, factor: Tensor, outwards: bool) -> Tensor:
-    """A (G^{-1} - T)^{-1} A^H for A = `half`, as A G A^H + S^H S with L S = T^{1/2} G A^H and L L^H = I - T^{1/2} G T^{1/2}."""
-    moved = gram @ half.mH
-    s = torch.linalg.solve_triangular(factor, root[:, None] * moved, upper=False)
-    result: Tensor = half @ moved + s.mH @ s
-    result = (result + result.mH) / 2
-    if not outwards:
-        return result
-    n, rows = len(root), half.shape[-2]
-    inverse = torch.linalg.solve_triangular(factor, torch.eye(n).to(factor), upper=False)
-    condition = n * torch.linalg.matrix_norm(inverse)[..., None]  # at least that of L, whose norm is at most 1
-    # the error of entry (i, j) is at most gamma a_i a_j, with a_i the deviation of A's row i and the length of its S
-    reach = half.abs() @ gram.diagonal(dim1=-2, dim2=-1).real.sqrt()[..., None]
-    lengths = reach[..., 0] + torch.linalg.vector_norm(s, dim=-2)
-    slack = 4 * rows * gamma(4 * n) * (1 + condition) * lengths.square()
-    return result + torch.diag_embed(slack).to(result)
+@torch.no_grad()
+def proved_bound(
+    chain: Chain, log_multipliers: Sequence[Tensor], inwards: Sequence[float] = INWARDS
+) -> tuple[float, Tensor] | None:
+    """An upper bound of Lip(f) that these multipliers prove in exact arithmetic, and an upper bound of W Sigma W^T.
+
+    Args:
+        chain: weights and slopes in float64.
+        log_multipliers: as in `output_gram`.
+        inwards: by how much to move the multipliers away from the boundary, tried in turn until all factorisations hold.
+
+    Returns:
+        The bound and the matrix `(..., outputs, outputs)`; None if nothing is proved.
+    """
+    for shift in inwards:
+        gram = output_gram(chain, [log - (i + 1) * shift for i, log in enumerate(log_multipliers)], RIGOROUS)
+        if gram is not None and (square := _largest_eigenvalue(gram)) is not None:
+            return float(square.sqrt()) * NEXT, gram
+    return None
+
+
+def _largest_eigenvalue(gram: Tensor) -> Tensor | None:
+    """An upper bound lambda of the largest eigenvalue, proved: Cholesky shows lambda I - G positive definite."""
+    if not gram.isfinite().all():
+        return None
+    n = gram.shape[-1]
+    identity = torch.eye(n).to(gram)
+    largest = torch.linalg.eigvalsh(gram).amax().clamp(min=TINY)
+    for slack in EIGENVALUES:
+        square: Tensor = largest * (1 + n * slack)
+        if not torch.linalg.cholesky_ex(square * (1 - gamma(n) * n) * identity - gram).info.any():
+            return square
+    return None
 
 
 def product_multipliers(chain: Chain) -> list[Tensor]:
@@ -137,54 +198,10 @@ def product_multipliers(chain: Chain) -> list[Tensor]:
     return logs
 
 
-def verified_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[float, Tensor] | None:
-    """An upper bound of Lip(f) that these multipliers prove in exact arithmetic, and an upper bound of W Sigma W^T.
-
-    Every ellipsoid is enlarged by a bound of the rounding errors (standard forward analysis with a factor of 8 to
-    spare), and lambda I - G is shown positive definite by Cholesky, with the same margin.
-
-    Returns:
-        The bound and the matrix `(..., outputs, outputs)`; None if a factorisation fails: these multipliers prove nothing.
-    """
-    with torch.no_grad():
-        gram, _ = output_gram(chain.weights, log_multipliers, chain.slopes, outwards=True)
-        if gram is None or not gram.isfinite().all():
-            return None
-        n = gram.shape[-1]
-        identity = torch.eye(n).to(gram)
-        largest = torch.linalg.eigvalsh(gram).amax().clamp(min=TINY)
-        for slack in EIGENVALUES:
-            square = largest * (1 + n * slack)
-            shifted = square * (1 - gamma(n) * n) * identity - gram
-            if not torch.linalg.cholesky_ex(shifted).info.any():
-                return float(square.sqrt()) * NEXT, gram
-    return None
-
-
-def proved_bound(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[float, Tensor] | None:
-    """`verified_bound` of these multipliers, moved inwards where they lie too near the boundary for the margin of rounding."""
-    for inwards in INWARDS:
-        proved = verified_bound(chain, [log - (i + 1) * inwards for i, log in enumerate(log_multipliers)])
-        if proved is not None:
-            return proved
-    return None
-
-
-def _diagonal_congruence(weight: Tensor, deviation: Tensor | None, outwards: bool, parts: Tensor | None = None) -> Tensor:
-    """W diag(deviation^2) W^H, the deviation (all ones for None) spread over runs of columns."""
-    if parts is not None:
-        if deviation is None:
-            return parts.sum(0)
-        combined: Tensor = torch.tensordot(spread(deviation, len(parts)).square(), parts, 1)
-        return combined
-    half = weight if deviation is None else weight * spread(deviation, weight.shape[-1])
-    gram: Tensor = half @ half.mH
-    if not outwards:
-        return gram
-    reach = half.abs().sum(-1).square()  # the error of entry (i, j) is at most gamma a_i a_j again
-    return gram + torch.diag_embed(gamma(2 * half.shape[-1]) * reach.shape[-1] * reach).to(gram)
-
-
 def spread(values: Tensor, n: int) -> Tensor:
     """K values for n entries, in runs of neighbours."""
     return values if len(values) == n else values.repeat_interleave(n // len(values))
+
+
+def _hermitian(matrix: Tensor) -> Tensor:
+    return (matrix + matrix.mH) / 2

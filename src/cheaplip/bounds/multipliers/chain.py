@@ -23,7 +23,7 @@ from ..layers.activations import acts_entrywise, slope_interval
 from ..layers.constants import AvgPool, BatchNorm, MaxPool, Reshaping, batch_norm_scale, layer_norm, linear_part
 from ..layers.convolutions import Convolution, symbol_entries, symbols
 from ..layers.layer import Layer, Shape
-from .certificate import Chain, Slopes
+from .certificate import Chain, Slopes, spread
 
 DENSE_ROWS = 1024
 """A convolution with more outputs than this is not written as a matrix."""
@@ -37,7 +37,7 @@ class _Step:
 
     slopes: Slopes
     exact: bool  # entry by entry, slopes to be used as they are
-    groups: int  # of neighbours that a multiplier may tell apart
+    groups: int  # how many groups of neighbours may have a multiplier of their own
 
 
 def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor] | None] | None = None) -> Chain | None:
@@ -66,7 +66,7 @@ def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor
                     weights[-1] = weight @ weights[-1]
                     continue
                 if isinstance(module, BatchNorm) and weight.shape[1] == shape[0]:
-                    weights[-1] = _spread(weight.diagonal(), weights[-1].shape[-2])[:, None] * weights[-1]
+                    weights[-1] = spread(weight.diagonal(), weights[-1].shape[-2])[:, None] * weights[-1]
                     continue
                 between.append(_contraction(1.0, shape))
             weights.append(weight)
@@ -94,7 +94,7 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
         return module.weight.double()
     if isinstance(module, BatchNorm):
         scale = batch_norm_scale(module)
-        return torch.diag(scale) if math.prod(shape) > DENSE_ROWS else torch.diag(_spread(scale, math.prod(shape)))
+        return torch.diag(scale) if math.prod(shape) > DENSE_ROWS else torch.diag(spread(scale, math.prod(shape)))
     if math.prod(out) <= DENSE_ROWS and math.prod(out) * math.prod(shape) <= ENTRIES:
         part, weight = linear_part(module), getattr(module, "weight", None)
         own = {} if weight is None else {"weight": weight.double()}
@@ -150,7 +150,3 @@ def _per_group(values: Tensor, groups: int) -> Tensor:
     if values.dim() == 0 or len(values) == groups:
         return values
     return values.reshape(groups, -1).amax(1) if len(values) % groups == 0 else values.amax()
-
-
-def _spread(values: Tensor, n: int) -> Tensor:
-    return values if len(values) == n else values.repeat_interleave(n // len(values))

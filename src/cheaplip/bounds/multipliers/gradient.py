@@ -1,4 +1,4 @@
-r"""The certificate with its gradient, for little more than its value: all that is differentiated are vectors.
+r"""The certificate with its gradient, for little more than its value: only vectors are differentiated.
 
 The bound's square is u^H G_l u with u the top eigenvector of G_l = W_l Sigma_{l-1} W_l^H, and the derivative of an
 eigenvalue is that of this form with u held fixed. So is each form before it, from the last layer to the first
@@ -20,13 +20,40 @@ import torch
 from torch import Tensor
 
 from ..rounding import TINY
-from .certificate import Chain, Passed, output_gram, spread
+from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram, spread
+
+
+class Tracing(Arithmetic):
+    """Keeps the states for the backward pass, and scales the multipliers of contractions (m = 0) to the boundary.
+
+    There lambda_max(T^1/2 G T^1/2) = 1, where the optimum lies. Without this the bound would not depend on the weights
+    before a contraction at all, as Sigma = r^2 / T there.
+    """
+
+    def __init__(self) -> None:
+        self.states: list[ActivationState] = []
+
+    def activation(self, gram: Tensor, slopes: Slopes, log_t: Tensor) -> ActivationState | None:
+        """The state; contractions without a factor."""
+        low, high = slopes
+        middle, radius = (low + high) / 2, (high - low) / 2
+        if middle.any():
+            state = super().activation(gram, slopes, log_t)
+        elif not gram.isfinite().all():  # weights that have diverged
+            state = None
+        else:
+            root = spread(log_t.div(2).exp() * (radius > 0), gram.shape[-1])
+            log_t = log_t - torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=TINY).log()
+            state = ActivationState(log_t, gram, middle, root, radius * torch.exp(-log_t / 2), None)
+        if state is not None:
+            self.states.append(state)
+        return state
 
 
 def bound_with_gradient(chain: Chain, log_multipliers: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The upper bound sqrt(lambda_max(W_l Sigma W_l^T)) of `multipliers`, those of contractions first scaled to the edge.
+    """The upper bound sqrt(lambda_max(W_l Sigma W_l^T)), the multipliers of contractions first scaled to the boundary.
 
-    Differentiable in weights and multipliers. Not rounded outwards: `verified_bound` is.
+    Differentiable in weights and multipliers. Not rounded upwards: `proved_bound` is.
 
     Args:
         chain: weights with a graph, slopes, groups.
@@ -36,43 +63,43 @@ def bound_with_gradient(chain: Chain, log_multipliers: Sequence[Tensor]) -> tupl
         The bound `()`, inf and without a graph where a factorisation fails; the logarithms of the multipliers as they
         were used, detached, up to where it failed.
     """
-    passed: list[Passed] = []
+    tracing = Tracing()
     with torch.no_grad():
-        gram, _ = output_gram(chain.weights, log_multipliers, chain.slopes, passed=passed)
-    used = [step.log_multipliers.detach() for step in passed]
+        gram = output_gram(chain, log_multipliers, tracing)
+    used = [state.log_multipliers.detach() for state in tracing.states]
     if gram is None or not gram.isfinite().all():
         return chain.weights[0].real.new_tensor(torch.inf), used
-    square = _form(chain, log_multipliers, passed, *_steepest(gram))
+    square = _form(chain, log_multipliers, tracing.states, *_steepest(gram))
     return square.clamp(min=TINY).sqrt(), used
 
 
-def _form(chain: Chain, log_multipliers: Sequence[Tensor], passed: Sequence[Passed], u: Tensor, block: int) -> Tensor:
-    """u^H G_i u with G_i = W_i Sigma W_i^H (of one of its blocks) after len(passed) activations, `()`."""
-    i = len(passed)
+def _form(chain: Chain, log_multipliers: Sequence[Tensor], states: Sequence[ActivationState], u: Tensor, block: int) -> Tensor:
+    """u^H G_i u with G_i = W_i Sigma W_i^H (of one of its blocks) after len(states) activations, `()`."""
+    i = len(states)
     weight = chain.weights[i][block] if chain.weights[i].dim() == 3 else chain.weights[i]
     p = weight.mH @ u
     square = p.real.square() + p.imag.square() if p.is_complex() else p.square()
     if i == 0:
         return square.sum()
-    step, log, (low, high) = passed[-1], log_multipliers[i - 1], chain.slopes[i - 1]
+    state, log, (low, high) = states[-1], log_multipliers[i - 1], chain.slopes[i - 1]
     middle, radius = (low + high) / 2, (high - low) / 2
-    n = step.gram.shape[-1]
-    if step.factor is None:  # a contraction: m = 0, its multipliers divided by lambda_max(T^{1/2} G T^{1/2})
+    n = state.gram.shape[-1]
+    if state.factor is None:  # a contraction: m = 0, its multipliers divided by lambda_max(T^1/2 G T^1/2)
         root = spread(log.div(2).exp() * (radius > 0), n)
-        top, block = _steepest(root.detach()[:, None] * step.gram * root.detach())
-        inner = step.gram[block] if step.gram.dim() == 3 else step.gram
+        top, block = _steepest(root.detach()[:, None] * state.gram * root.detach())
+        inner = state.gram[block] if state.gram.dim() == 3 else state.gram
         s = root * top
         edge = torch.vdot(s.to(inner), inner @ s.to(inner)).real
-        edge = edge + _change(_form(chain, log_multipliers, passed[:-1], s.detach(), block))
+        edge = edge + _change(_form(chain, log_multipliers, states[:-1], s.detach(), block))
         return edge * (spread(radius.square() * torch.exp(-log), len(square)) * square).sum()
     t, q = spread(log.exp() * (radius > 0), n), middle * p
     with torch.no_grad():
-        root, moved = t.sqrt(), step.gram @ q
-        solved = torch.cholesky_solve((root * moved)[:, None], step.factor)[:, 0]
-        y = moved + step.gram @ (root * solved)
+        root, moved = t.sqrt(), state.gram @ q
+        solved = torch.cholesky_solve((root * moved)[:, None], state.factor)[:, 0]
+        y = moved + state.gram @ (root * solved)
         s = q + t * y
         constant = 2 * (y @ s)
-    energy = 2 * (q @ y) + t @ y.square() + _form(chain, log_multipliers, passed[:-1], s, 0) - constant
+    energy = 2 * (q @ y) + t @ y.square() + _form(chain, log_multipliers, states[:-1], s, 0) - constant
     return energy + (spread(radius.square() * torch.exp(-log), len(square)) * square).sum()
 
 

@@ -1,28 +1,26 @@
 """The search for multipliers: L-BFGS on a smooth upper estimate of the certificate, in float64, always feasible.
 
 The largest eigenvalue is replaced by (tr G^p)^(1/p), which is at most n^(1/p) times larger, and a logarithmic barrier of
-weight 1/p keeps the multipliers inside; p grows. As a function of the multipliers the certificate is quasi-convex (its
+weight 1/p keeps the multipliers feasible; p grows. As a function of the multipliers the certificate is quasi-convex (its
 level sets are those of a linear matrix inequality), so that a local minimum is the best one.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..rounding import TINY
-from .certificate import Chain, output_gram, product_multipliers
+from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram, product_multipliers, spread
+from .lbfgs import Objective, minimise
 
 POWERS = ((8, 1e-4), (128, 1e-5), (2048, 1e-6))
 """The powers p, and the gain (of a logarithm) below which a step counts as idle."""
-PARTS = 2**26
+ENTRIES = 2**26
 """No more entries than this (half a GiB) are made beforehand."""
-Objective = Callable[[Tensor], tuple[float, Tensor]]
 
 
 def search_multipliers(
@@ -48,22 +46,46 @@ def search_multipliers(
     chain = _compressed(chain, contrast)
     sizes = [len(log) for log in logs]
     x = torch.cat(logs)
-    parts = _parts(chain)
+    grams = _grams_per_group(chain)
     for power, gain in POWERS if start is None else POWERS[1:2]:
-        x = minimise(_objective(chain, parts, sizes, power), x, iterations=iterations, tolerance=gain, deadline=deadline)
+        x = minimise(_objective(chain, grams, sizes, power), x, iterations=iterations, tolerance=gain, deadline=deadline)
     return list(x.split(sizes))
 
 
-def _objective(chain: Chain, parts: list[Tensor | None], sizes: list[int], power: int) -> Objective:
+class Searching(Arithmetic):
+    """The arithmetic of the search: groups of columns multiplied beforehand, and a barrier added up on the way.
+
+    The barrier is the sum over the layers of the mean of -log of the squared diagonal of the Cholesky factors.
+    """
+
+    def __init__(self, grams: Sequence[Tensor | None], zero: Tensor) -> None:
+        self._grams, self.barrier = grams, zero
+
+    def congruence(self, weight: Tensor, deviation: Tensor | None, index: int) -> Tensor:
+        """From the products of the groups of columns, where there are any."""
+        grams = self._grams[index]
+        if grams is None:
+            return super().congruence(weight, deviation, index)
+        return grams.sum(0) if deviation is None else torch.tensordot(spread(deviation, len(grams)).square(), grams, 1)
+
+    def activation(self, gram: Tensor, slopes: Slopes, log_t: Tensor) -> ActivationState | None:
+        """Adds to the barrier."""
+        state = super().activation(gram, slopes, log_t)
+        if state is not None and state.factor is not None:
+            self.barrier = self.barrier - 2 * state.factor.diagonal(dim1=-2, dim2=-1).real.log().mean()
+        return state
+
+
+def _objective(chain: Chain, grams: Sequence[Tensor | None], sizes: list[int], power: int) -> Objective:
     def value_and_gradient(x: Tensor) -> tuple[float, Tensor]:
         x = x.detach().requires_grad_()
+        arithmetic = Searching(grams, chain.weights[0].real.new_zeros(()))
         with torch.enable_grad():
-            gram, barrier = output_gram(chain.weights, list(x.split(sizes)), chain.slopes, parts=parts)
-        if gram is None:
-            return math.inf, x.detach()
-        with torch.enable_grad():
+            gram = output_gram(chain, list(x.split(sizes)), arithmetic)
+            if gram is None:
+                return math.inf, x.detach()
             logs = torch.linalg.eigvalsh(gram).clamp(min=TINY).log()
-            value = torch.logsumexp(power * logs.flatten(), 0) / power + barrier / power
+            value = torch.logsumexp(power * logs.flatten(), 0) / power + arithmetic.barrier / power
             (gradient,) = torch.autograd.grad(value, x)
         return float(value.detach()), gradient
 
@@ -81,62 +103,12 @@ def _compressed(chain: Chain, contrast: Tensor | None) -> Chain:
     return Chain(weights, chain.slopes, chain.groups)
 
 
-def _parts(chain: Chain) -> list[Tensor | None]:
+def _grams_per_group(chain: Chain) -> list[Tensor | None]:
     """W_k W_k^T for the runs of columns that share a multiplier, where they are few: made once instead of at every step."""
-    parts: list[Tensor | None] = []
+    grams: list[Tensor | None] = []
     for weight, runs in zip(chain.weights, [1, *chain.groups], strict=True):
         rows, columns = weight.shape[-2:]
-        worth = weight.dim() == 2 and runs < columns and runs * rows**2 <= PARTS
+        worth = weight.dim() == 2 and runs < columns and runs * rows**2 <= ENTRIES
         pieces = weight.reshape(rows, runs, -1).transpose(0, 1) if worth else None
-        parts.append(None if pieces is None else pieces @ pieces.mT)
-    return parts
-
-
-def minimise(
-    objective: Objective, x: Tensor, *, iterations: int, deadline: float = math.inf, memory: int = 30, tolerance: float = 1e-7
-) -> Tensor:
-    """L-BFGS with backtracking; points where the objective is not finite are stepped back from. Never worse than x."""
-    value, gradient = objective(x)
-    history: deque[tuple[Tensor, Tensor]] = deque(maxlen=memory)
-    idle = 0
-    for _ in range(iterations):
-        direction = -_inverse_hessian(history, gradient)
-        slope = float(direction @ gradient)
-        if not slope < 0 or time.monotonic() > deadline:
-            break
-        size = min(1.0, 2.0 / float(direction.abs().max()))  # no multiplier moves by more than a factor of e^2
-        for _ in range(30):
-            proposal = x + size * direction
-            proposed, proposed_gradient = objective(proposal)
-            if proposed <= value + 1e-4 * size * slope:
-                break
-            size /= 2
-        else:
-            if not history:
-                break
-            history.clear()  # start again along the gradient
-            continue
-        change, turn = proposal - x, proposed_gradient - gradient
-        if change @ turn > 1e-12 * change.norm() * turn.norm():
-            history.append((change, turn))
-        idle = idle + 1 if value - proposed < tolerance else 0
-        x, value, gradient = proposal, proposed, proposed_gradient
-        if idle == 5:
-            break
-    return x
-
-
-def _inverse_hessian(history: deque[tuple[Tensor, Tensor]], gradient: Tensor) -> Tensor:
-    """The two-loop recursion of L-BFGS (Nocedal 1980)."""
-    q = gradient.clone()
-    steps = []
-    for change, turn in reversed(history):
-        alpha = (change @ q) / (change @ turn)
-        steps.append(alpha)
-        q -= alpha * turn
-    if history:
-        change, turn = history[-1]
-        q *= (change @ turn) / (turn @ turn)
-    for (change, turn), alpha in zip(history, reversed(steps), strict=True):
-        q += (alpha - (turn @ q) / (change @ turn)) * change
-    return q
+        grams.append(None if pieces is None else pieces @ pieces.mT)
+    return grams

@@ -1,0 +1,70 @@
+"""The certificate of a chain as a bound: search the multipliers, then prove what they give."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..rounding import ROOTS
+from .certificate import Chain, proved_bound
+from .search import search_multipliers
+
+PAIR_ITERATIONS = 60
+"""Of the search for each difference of two outputs, which starts from the multipliers of all outputs."""
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What multipliers prove of a chain."""
+
+    value: float  # Lip(f) is at most this, in the 2-norm
+    gram: Tensor | None
+    """`(outputs, outputs)`: |c . (f(x) - f(x'))|^2 <= c^T gram c |x - x'|_2^2 for every c; None for symbols."""
+    pairwise: Tensor | None
+    """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j)."""
+
+
+def certified(chain: Chain, *, pairwise: bool = False, deadline: float) -> Certificate | None:
+    """What a search finds and Cholesky proves; None if nothing is proved.
+
+    Args:
+        chain: weights and slopes.
+        pairwise: search multipliers for every difference of two outputs, too.
+        deadline: `time.monotonic()` at which the searches stop with what they have.
+    """
+    logs = search_multipliers(chain, deadline=deadline)
+    proved = proved_bound(chain, logs)
+    if proved is None:
+        return None
+    value, gram = proved
+    if gram.dim() != 2:
+        return Certificate(value, None, None)
+    found = pair_bounds(gram)
+    pairs = itertools.combinations(range(len(gram)), 2) if pairwise else ()
+    for i, j in pairs:
+        if time.monotonic() > deadline:
+            break
+        contrast = torch.zeros(1, len(gram)).to(gram)
+        contrast[0, i], contrast[0, j] = 1.0, -1.0
+        own = search_multipliers(chain, start=logs, contrast=contrast, iterations=PAIR_ITERATIONS, deadline=deadline)
+        if (one := proved_bound(chain, own)) is not None:
+            found[i, j] = found[j, i] = min(float(found[i, j]), float(pair_bounds(one[1])[i, j]))
+    return Certificate(value, gram, found)
+
+
+def pair_bounds(gram: Tensor) -> Tensor:
+    """Upper bounds of Lip(f_i - f_j) from the matrix of `proved_bound`, `(outputs, outputs)`, rounded upwards."""
+    diagonal = gram.diagonal()
+    total = diagonal[:, None] + diagonal
+    squares = total - 2 * gram + ROOTS * total  # of both: the difference may cancel
+    return (squares.clamp(min=0).sqrt() * (1 + ROOTS)).fill_diagonal_(0.0)
+
+
+def is_narrower(local: Chain, chain: Chain) -> bool:
+    """Whether some slope interval is at least 1 % narrower than everywhere: else a second search is in vain."""
+    pairs = zip(local.slopes, chain.slopes, strict=True)
+    return any(bool(((high - low) < 0.99 * (wide_high - wide_low)).any()) for (low, high), (wide_low, wide_high) in pairs)
