@@ -2,7 +2,7 @@
 
 For finished classifier runs. `ours` is `normalized_pgd` as the tables have it, `AutoAttack` the accuracy under apgd-ce (5
 restarts) and then apgd-t on what is left, 100 iterations each, on the same first `--samples` test images. `certified` is the
-share of all test images that `cheaplip certify` has certified at an eps (its radii.csv is made where it is missing). Every
+share of all test images that `cheaplip bound` has certified at an eps (its radii.csv is made where it is missing). Every
 one of them is attacked too, by the judge and by `normalized_pgd` from 5 random starts: `fooled` counts those that either
 fools all the same, and must be 0. Needs the extra `attacks`.
 
@@ -24,18 +24,20 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from cheaplip.data import Dataset, load
+from cheaplip.models.spec import build_network
 from cheaplip.provenance import provenance
 from cheaplip.robustness.accuracy import evaluate_robustness
 from cheaplip.robustness.attacks import normalized_pgd, random_start
 from cheaplip.run_folder import RADII, WEIGHTS
-from cheaplip.runs.execute import bound_run, read_job
+from cheaplip.runs.configure import read_config
+from cheaplip.runs.execute import bound_run
 
 
 def judged(folder: Path, eps: list[float], samples: int) -> Iterator[dict[str, object]]:
     """A row for each eps."""
-    job = read_job(folder)
+    job = read_config(folder)
     data = load(job.data)
-    model: nn.Module = job.model.build(data, job.training.seed)
+    model: nn.Module = build_network(job.model, data, job.training.seed)
     model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
     model.eval()
     if not (folder / RADII).exists():

@@ -1,18 +1,22 @@
-"""The command line. Each command is a thin call into the library; torch is imported only where a command needs it."""
+"""The command line. Each command is a thin call into the library; torch is imported only where a command needs it.
 
-from __future__ import annotations
+Options that are fields of a record take their help from the field's description.
+"""
 
 import json
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from pydantic import BaseModel
 
 from .errors import CheaplipError, InputError, require_known
+from .models.config import ModelConfig
 from .run_folder import CONFIG, find_runs
-from .settings import given_options, numbers
+from .runs.config import EvaluationConfig, RunConfig
+from .training.config import TrainConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetch it, verify it.")
@@ -22,6 +26,27 @@ DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder with mnist/ and fashion-mnist/ (four IDX files each).", envvar="CHEAPLIP_DATA"),
 ]
+
+
+def _field(record: type[BaseModel], name: str, **more: Any) -> Any:
+    """The option for a field of a record."""
+    return typer.Option(help=record.model_fields[name].description, **more)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Numbers separated by commas."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers such as 0.3,0.5; got {text!r}. Separate them by commas.") from None
+
+
+def _widths(text: str) -> tuple[int, ...]:
+    """Whole numbers separated by commas."""
+    try:
+        return tuple(map(int, text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"expected widths such as 64,64; got {text!r}. Separate whole numbers by commas.") from None
 
 
 def main() -> None:
@@ -70,49 +95,44 @@ def demo(
 @app.command()
 def train(
     out: Annotated[Path, typer.Option(help="Run folder to write; must not hold another run.")],
-    data: Annotated[str | None, typer.Option(help="digits, mnist, fashion-mnist, or FILE.npz with arrays X and y.")] = None,
-    method: Annotated[
-        str | None, typer.Option(help="standard, weight or clip: add nothing, |theta|, or Lip(f, X_Lip) to the loss.")
-    ] = None,
-    target: Annotated[
-        float | None, typer.Option(help="Training accuracy in (0, 1), or loss for regression, to steer the weight to.")
-    ] = None,
-    weight: Annotated[float | None, typer.Option(help="A constant weight (lambda, mu) instead of a target.")] = None,
-    epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the split, the initialisation, the batches, noise and attacks.")] = None,
+    data: Annotated[str | None, _field(RunConfig, "data")] = None,
+    method: Annotated[str | None, _field(TrainConfig, "method")] = None,
+    target: Annotated[float | None, _field(TrainConfig, "target")] = None,
+    weight: Annotated[float | None, _field(TrainConfig, "weight")] = None,
+    epochs: Annotated[int | None, _field(TrainConfig, "epochs")] = None,
+    seed: Annotated[int | None, _field(TrainConfig, "seed")] = None,
     preset: Annotated[str | None, typer.Option(help="Settings to start from: default (ours), or paper.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a step.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="Any class of torch.optim.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="Of the learning rate: cosine or constant.")] = None,
-    keep: Annotated[str | None, typer.Option(help="Checkpoint to keep: last, or best-pgd on the validation part.")] = None,
-    active: Annotated[int | None, typer.Option(help="Pairs used in one step.")] = None,
-    reduction: Annotated[str | None, typer.Option(help="Of the pairs' quotients: mean, max (the paper's) or topk.")] = None,
-    power: Annotated[int | None, typer.Option(help="Of the quotients: 1 (the paper's) or 2.")] = None,
-    certify: Annotated[float | None, typer.Option(help="Share of the certified upper bound's square in the penalty.")] = None,
-    margin: Annotated[float | None, typer.Option(help="Logits' margin that the loss asks for, such as 4.")] = None,
-    saturation: Annotated[
-        float | None, typer.Option(help="In [0, 1): how soon the loss gives samples up, such as 0.3.")
-    ] = None,
-    ascent: Annotated[str | None, typer.Option(help="normalized, printed (Algorithm 1) or accepted.")] = None,
+    lr: Annotated[float | None, _field(TrainConfig, "lr")] = None,
+    batch_size: Annotated[int | None, _field(TrainConfig, "batch_size")] = None,
+    optimizer: Annotated[str | None, _field(TrainConfig, "optimizer")] = None,
+    schedule: Annotated[str | None, _field(TrainConfig, "schedule")] = None,
+    keep: Annotated[str | None, _field(TrainConfig, "keep")] = None,
+    active: Annotated[int | None, _field(TrainConfig, "active")] = None,
+    reduction: Annotated[str | None, _field(TrainConfig, "reduction")] = None,
+    power: Annotated[int | None, _field(TrainConfig, "power")] = None,
+    certify: Annotated[float | None, _field(TrainConfig, "certify")] = None,
+    margin: Annotated[float | None, _field(TrainConfig, "margin")] = None,
+    saturation: Annotated[float | None, _field(TrainConfig, "saturation")] = None,
+    ascent: Annotated[str | None, _field(TrainConfig, "ascent")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,
-    model: Annotated[str | None, typer.Option(help="mlp, cnn, or package.module:function(input_shape, outputs).")] = None,
-    hidden: Annotated[str | None, typer.Option(help="Widths of the hidden layers, such as 64,64.")] = None,
-    activation: Annotated[str | None, typer.Option(help="relu, sigmoid, tanh, softplus, elu or abs.")] = None,
-    output_activation: Annotated[str | None, typer.Option(help="One after the last layer too.")] = None,
-    eps: Annotated[float | None, typer.Option(help="Radius of the attacks.")] = None,
-    attack_samples: Annotated[int | None, typer.Option(help="Test samples that are attacked.")] = None,
+    model: Annotated[str | None, _field(ModelConfig, "name")] = None,
+    hidden: Annotated[Any, _field(ModelConfig, "hidden", parser=_widths, metavar="WIDTHS")] = None,
+    activation: Annotated[str | None, _field(ModelConfig, "activation")] = None,
+    output_activation: Annotated[str | None, _field(ModelConfig, "output_activation")] = None,
+    eps: Annotated[float | None, _field(EvaluationConfig, "eps")] = None,
+    attack_samples: Annotated[int | None, _field(EvaluationConfig, "attack_samples")] = None,
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
 ) -> None:
     """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
     given = {name: value for name, value in locals().items() if name not in ("out", "config", "data_dir", "resume")}
-    options = given_options(given, config)
-    from .runs.execute import make_job, resumed_job, run_job
+    options = _settings(given, config)
+    from .runs.configure import configure_run, resumed_config
+    from .runs.execute import execute_run
 
-    job = resumed_job(out, options) if resume else make_job(options)
+    settings = resumed_config(out, options) if resume else configure_run(options)
     try:
-        result = run_job(job, out, data_dir=data_dir, resume=resume, progress=True)
+        result = execute_run(settings, out, data_dir=data_dir, resume=resume, progress=True)
     except KeyboardInterrupt:
         if (out / CONFIG).exists():
             again = f"cheaplip train --resume --out {shlex.quote(str(out))}"
@@ -125,54 +145,39 @@ def train(
 @app.command()
 def evaluate(
     run: Annotated[Path, typer.Argument(help="A finished run folder; its result.json is written anew.")],
-    eps: Annotated[float | None, typer.Option(help="Radius of the attacks.")] = None,
-    noise: Annotated[float | None, typer.Option(help="Standard deviation of the Gaussian noise.")] = None,
-    iterations: Annotated[int | None, typer.Option(help="Steps of the attacks.")] = None,
-    restarts: Annotated[int | None, typer.Option(help="Random starts of the strong attack.")] = None,
-    attack_samples: Annotated[int | None, typer.Option(help="Test samples that are attacked.")] = None,
-    curve_samples: Annotated[int | None, typer.Option(help="Test samples of the accuracy-versus-eps curve.")] = None,
+    eps: Annotated[float | None, _field(EvaluationConfig, "eps")] = None,
+    noise: Annotated[float | None, _field(EvaluationConfig, "noise")] = None,
+    iterations: Annotated[int | None, _field(EvaluationConfig, "iterations")] = None,
+    restarts: Annotated[int | None, _field(EvaluationConfig, "restarts")] = None,
+    attack_samples: Annotated[int | None, _field(EvaluationConfig, "attack_samples")] = None,
+    curve_samples: Annotated[int | None, _field(EvaluationConfig, "curve_samples")] = None,
     data_dir: DataDir = None,
 ) -> None:
     """Measure a finished run again: clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket."""
     given = {name: value for name, value in locals().items() if name not in ("run", "data_dir")}
     from .runs.execute import evaluate_run
 
-    result = evaluate_run(run, given_options(given), data_dir=data_dir, progress=True)
+    result = evaluate_run(run, _settings(given), data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
 
 
 @app.command()
 def bound(
     run: Annotated[Path, typer.Argument(help="A finished run folder; its result.json is written anew.")],
-    eps: Annotated[str, typer.Option(help="Radii at which to certify, separated by commas.")] = "0.3,0.5,1.0,1.58",
+    eps: Annotated[
+        Any, typer.Option(help="Radii at which to certify.", parser=_numbers, metavar="NUMBERS")
+    ] = "0.3,0.5,1.0,1.58",
     budget: Annotated[float | None, typer.Option(help="Seconds after which the searches stop with what they have.")] = None,
     data_dir: DataDir = None,
 ) -> None:
-    """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples."""
+    """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples.
+
+    Counts the samples that are right and proved to stay so within each eps; every sample's radius is left in radii.csv.
+    """
     from .runs.execute import bound_run
 
-    result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
+    result = bound_run(run, eps=eps, budget=budget, data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: result[key] for key in ("lipschitz", "certified") if key in result}, indent=2))
-
-
-@app.command()
-def certify(
-    run: Annotated[Path, typer.Argument(help="A finished run folder; its result.json is written anew.")],
-    eps: Annotated[str, typer.Option(help="Radii at which to certify, separated by commas.")] = "0.3,0.5,1.0,1.58",
-    budget: Annotated[float | None, typer.Option(help="Seconds after which the searches stop with what they have.")] = None,
-    data_dir: DataDir = None,
-) -> None:
-    """Count the test samples that are right and proved to stay so within eps; leaves every sample's radius as a CSV."""
-    from .run_folder import RADII
-    from .runs.execute import bound_run
-
-    result = bound_run(run, eps=numbers(eps), budget=budget, data_dir=data_dir, progress=True)
-    if "certified" not in result:
-        raise InputError("a classifier to certify", "a regression", "Its bracket is written; see `cheaplip bound`.")
-    for row in result["certified"]:
-        share, n = row["certified_accuracy"], row["n"]
-        typer.echo(f"eps {row['eps']:g}: {round(share * n)} of {n} certified, {100 * share:.1f} %")
-    typer.echo(f"Radii: {run / RADII}")
 
 
 @app.command()
@@ -213,7 +218,7 @@ def reproduce(
     from .experiments.table_1 import reproduce_tables
     from .report import print_summary
 
-    settings = given_options({"epochs": epochs}, config)
+    settings = _settings({"epochs": epochs}, config)
     try:
         failures = reproduce_tables(
             experiment,
@@ -235,6 +240,20 @@ def reproduce(
     typer.echo(f"\nTables and pages: {out.resolve()}")
     if failures:
         raise typer.Exit(1)
+
+
+def _settings(given: dict[str, Any], config: Path | None = None) -> dict[str, Any]:
+    """The settings in the file `config`, and those given on the command line, which win."""
+    options = {name: value for name, value in given.items() if value is not None}
+    if config is None:
+        return options
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"a JSON file of settings, {config}", error, 'Write it like {"epochs": 30, "lr": 0.1}.') from None
+    if not isinstance(content, dict):
+        raise InputError(f"a JSON object of settings in {config}", type(content).__name__, 'Write {"name": value, ...}.')
+    return content | options
 
 
 def _refuse_given(context: typer.Context, experiment: str, *names: str) -> None:

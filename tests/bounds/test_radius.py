@@ -1,4 +1,4 @@
-"""Certified radii, brackets on a domain, and the commands `bound` and `certify`."""
+"""Certified radii, brackets on a domain, and the command `bound`."""
 
 import csv
 import json
@@ -19,7 +19,8 @@ from cheaplip.cli import app
 from cheaplip.data import load
 from cheaplip.errors import InputError
 from cheaplip.robustness.attacks import normalized_pgd
-from cheaplip.runs.execute import bound_run, make_job, run_job
+from cheaplip.runs.configure import configure_run
+from cheaplip.runs.execute import bound_run, execute_run
 from support.networks import QUICK
 
 
@@ -112,7 +113,7 @@ def test_refuses_domains_that_are_none():
 
 
 def test_the_command_bound_writes_bracket_and_certified_accuracy(tmp_path):
-    run_job(make_job(QUICK), tmp_path / "run")
+    execute_run(configure_run(QUICK), tmp_path / "run")
     done = CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", "0.01,100", "--budget", "2"])
     assert done.exit_code == 0, done.output
     result = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -121,15 +122,14 @@ def test_the_command_bound_writes_bracket_and_certified_accuracy(tmp_path):
     assert 0 < result["certified"][0]["certified_accuracy"] <= result["test_accuracy"]
     assert result["certified"][1]["certified_accuracy"] == 0
     assert result["samples"]["certified"] == result["certified"][0]["n"]
-    counts = CliRunner().invoke(app, ["certify", str(tmp_path / "run"), "--eps", "0.01", "--budget", "2"])
-    assert counts.exit_code == 0, counts.output
     with (tmp_path / "run" / "radii.csv").open() as file:
         samples = list(csv.DictReader(file))
     assert [int(sample["label"]) for sample in samples] == load("digits").test_y.tolist()
     beyond = sum(float(sample["radius"]) > 0.01 for sample in samples)
-    assert f"eps 0.01: {beyond} of {len(samples)} certified, {100 * beyond / len(samples):.1f} %" in counts.output
-    for eps in ("x", "-1"):
-        assert isinstance(CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", eps]).exception, InputError)
+    assert beyond == round(result["certified"][0]["certified_accuracy"] * len(samples))
+    assert json.loads(done.stdout)["certified"] == result["certified"]
+    assert isinstance(CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", "-1"]).exception, InputError)
+    assert CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", "x"]).exit_code == 2
 
 
 def unbounded(shape, outputs):
@@ -137,7 +137,7 @@ def unbounded(shape, outputs):
 
 
 def test_the_command_bound_of_what_has_no_upper_bound_offers_the_lower_one(tmp_path):
-    run_job(make_job({**QUICK, "hidden": None, "model": f"{__name__}:unbounded"}), tmp_path / "run")
+    execute_run(configure_run({**QUICK, "hidden": None, "model": f"{__name__}:unbounded"}), tmp_path / "run")
     with pytest.raises(InputError, match=r"LayerNorm.*lower bound [\d.]+ is written"):
         bound_run(tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -6,34 +6,36 @@ from torch import nn
 
 from cheaplip.data import load
 from cheaplip.errors import InputError
-from cheaplip.models.spec import ModelSpec
-from cheaplip.runs.evaluation import Protocol
-from cheaplip.runs.execute import Job, evaluate_run, make_job, read_job, run_job
+from cheaplip.models.config import ModelConfig
+from cheaplip.models.spec import build_network, describe_network
+from cheaplip.runs.config import EvaluationConfig, RunConfig
+from cheaplip.runs.configure import configure_run, read_config
+from cheaplip.runs.execute import evaluate_run, execute_run
 from support.networks import QUICK
 
 # ---------------------------------------------------------------- descriptions
 
 
 def test_settings_find_their_record():
-    job = make_job(QUICK | {"lr": 0.2, "noise": 0.5, "model": "cnn", "hidden": [2, 3, 4]})
+    job = configure_run(QUICK | {"lr": 0.2, "noise": 0.5, "model": "cnn", "hidden": [2, 3, 4]})
     assert (job.training.lr, job.training.epochs, job.evaluation.noise, job.evaluation.iterations) == (0.2, 3, 0.5, 3)
     assert (job.model.name, job.model.hidden) == ("cnn", (2, 3, 4))
 
 
 def test_eps_is_one_radius_for_all():
-    digits, mnist = make_job({"data": "digits"}), make_job({"data": "mnist"})
+    digits, mnist = configure_run({"data": "digits"}), configure_run({"data": "mnist"})
     assert (digits.training.eps, digits.evaluation.eps) == (0.75, 0.75)
-    assert mnist.evaluation == Protocol()
-    wide = make_job({"data": "mnist", "eps": 4.0})
+    assert mnist.evaluation == EvaluationConfig()
+    wide = configure_run({"data": "mnist", "eps": 4.0})
     assert (wide.training.eps, wide.evaluation.eps) == (4.0, 4.0)
     assert wide.evaluation.curve == tuple(2 * point for point in mnist.evaluation.curve)
 
 
 def test_the_paper_has_sigmoids_in_its_mlp_alone():
-    paper = make_job({"data": "mnist", "preset": "paper"})
+    paper = configure_run({"data": "mnist", "preset": "paper"})
     assert (paper.training.reduction, paper.training.epochs, paper.model.activation) == ("max", 100, "sigmoid")
-    assert make_job({"data": "mnist", "preset": "paper", "activation": "relu"}).model.activation == "relu"
-    assert make_job({"data": "mnist", "preset": "paper", "model": "cnn"}).model.activation is None
+    assert configure_run({"data": "mnist", "preset": "paper", "activation": "relu"}).model.activation == "relu"
+    assert configure_run({"data": "mnist", "preset": "paper", "model": "cnn"}).model.activation is None
 
 
 BAD = {
@@ -55,15 +57,15 @@ BAD = {
 def test_bad_settings_are_refused(case):
     options, match = BAD[case]
     with pytest.raises(InputError, match=match):
-        make_job(options)
+        configure_run(options)
 
 
 def test_a_job_survives_its_file(tmp_path):
     options = QUICK | {"optimizer": "Adam", "optimizer_options": {"betas": [0.9, 0.99]}}
-    run_job(make_job(options | {"epochs": 2}), tmp_path / "run")
-    job = read_job(tmp_path / "run")
-    assert job == make_job(options | {"epochs": 2})
-    run_job(job, tmp_path / "run", resume=True)
+    execute_run(configure_run(options | {"epochs": 2}), tmp_path / "run")
+    job = read_config(tmp_path / "run")
+    assert job == configure_run(options | {"epochs": 2})
+    execute_run(job, tmp_path / "run", resume=True)
 
 
 DAMAGED = ["", "[]", "{", '{"data": 3}', '{"data": "digits", "colour": 1}', '{"schema": 9}']
@@ -74,7 +76,7 @@ DAMAGED += ['{"data": "digits", "training": {"epochs": 0}}']
 def test_a_damaged_config_is_refused(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
     with pytest.raises(InputError, match=r"config\.json"):
-        read_job(tmp_path)
+        read_config(tmp_path)
 
 
 # ---------------------------------------------------------------- networks
@@ -84,7 +86,7 @@ def test_networks_are_built_from_the_seed_alone():
     data = load("digits")
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    first, again, other = (ModelSpec().build(data, seed) for seed in (0, 0, 1))
+    first, again, other = (build_network(ModelConfig(), data, seed) for seed in (0, 0, 1))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(first[1].weight, again[1].weight)
     assert not torch.equal(first[1].weight, other[1].weight)
@@ -93,11 +95,11 @@ def test_networks_are_built_from_the_seed_alone():
 def test_descriptions():
     data = load("digits")
     for spec, text in (
-        (ModelSpec(), "mlp 64-64-64-10 softplus"),
-        (ModelSpec(hidden=(7,), activation="tanh", output_activation="sigmoid"), "mlp 64-7-10 tanh, output sigmoid"),
-        (ModelSpec(name="cnn", hidden=(2, 3, 4)), "cnn 1-2-3-4-10 relu"),
+        (ModelConfig(), "mlp 64-64-64-10 softplus"),
+        (ModelConfig(hidden=(7,), activation="tanh", output_activation="sigmoid"), "mlp 64-7-10 tanh, output sigmoid"),
+        (ModelConfig(name="cnn", hidden=(2, 3, 4)), "cnn 1-2-3-4-10 relu"),
     ):
-        assert spec.describe(spec.build(data, 0)) == text
+        assert describe_network(spec, build_network(spec, data, 0)) == text
 
 
 OWN = """
@@ -133,7 +135,7 @@ def own(tmp_path, monkeypatch):
 
 def test_a_network_of_the_users(own):
     options = {name: value for name, value in QUICK.items() if name != "hidden"}
-    result = run_job(make_job(options | {"model": "mynets:good"}), own / "run")
+    result = execute_run(configure_run(options | {"model": "mynets:good"}), own / "run")
     assert result["model"] == "mynets:good"
     assert result["lipschitz"]["upper"] >= result["lipschitz"]["lower"] > 0
     assert evaluate_run(own / "run", {})["test_accuracy"] == result["test_accuracy"]
@@ -157,28 +159,28 @@ BAD_MODELS = {
 def test_bad_networks_are_refused_and_the_folder_stays_free(own, name):
     options = {name: value for name, value in QUICK.items() if name != "hidden"}
     with pytest.raises(InputError, match=BAD_MODELS[name]) as caught:
-        run_job(make_job(options | {"model": name}), own / "run")
+        execute_run(configure_run(options | {"model": name}), own / "run")
     assert "\n" not in str(caught.value)
     assert not (own / "run").exists() or not list((own / "run").iterdir())
 
 
 def test_widths_are_not_for_a_network_of_the_users(own):
     with pytest.raises(InputError, match="no hidden for a model of your own"):
-        run_job(make_job(QUICK | {"model": "mynets:good"}), own / "run")
+        execute_run(configure_run(QUICK | {"model": "mynets:good"}), own / "run")
 
 
 def test_a_fault_in_the_users_network_is_not_hidden(own):
     options = {name: value for name, value in QUICK.items() if name != "hidden"}
     with pytest.raises(AttributeError, match="oh"):
-        run_job(make_job(options | {"model": "mynets:fragile"}), own / "run")
+        execute_run(configure_run(options | {"model": "mynets:fragile"}), own / "run")
     assert list((own / "run").iterdir()) == []
 
 
 def test_too_large_a_network_is_refused(tmp_path):
     with pytest.raises(InputError, match="to build a network; got RuntimeError"):
-        run_job(make_job(QUICK | {"hidden": (10**9, 10**9)}), tmp_path / "run")
+        execute_run(configure_run(QUICK | {"hidden": (10**9, 10**9)}), tmp_path / "run")
 
 
 def test_a_job_is_plain_data():
-    assert Job.model_validate_json(make_job(QUICK).model_dump_json()) == make_job(QUICK)
-    assert isinstance(ModelSpec().build(load("digits"), 0), nn.Module)
+    assert RunConfig.model_validate_json(configure_run(QUICK).model_dump_json()) == configure_run(QUICK)
+    assert isinstance(build_network(ModelConfig(), load("digits"), 0), nn.Module)

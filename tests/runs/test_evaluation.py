@@ -7,10 +7,12 @@ from cheaplip import perturbed_pairs
 from cheaplip.bounds import subdivision
 from cheaplip.data import from_arrays, load
 from cheaplip.errors import InputError
-from cheaplip.runs.evaluation import PROTOCOLS, Protocol, assess, example_pairs, write_pairs
+from cheaplip.runs.config import EVALUATIONS, EvaluationConfig
+from cheaplip.runs.evaluation import evaluate
+from cheaplip.runs.example_pairs import example_pairs, write_pairs
 from support.networks import dense
 
-QUICK = Protocol(eps=0.5, iterations=5, attack_samples=60, curve=(0.25, 0.5), curve_samples=30)
+QUICK = EvaluationConfig(eps=0.5, iterations=5, attack_samples=60, curve=(0.25, 0.5), curve_samples=30)
 
 
 def linear(scale: float = 1.0) -> nn.Module:
@@ -22,8 +24,8 @@ def linear(scale: float = 1.0) -> nn.Module:
 
 
 def test_protocols():
-    assert Protocol().eps == 2
-    assert PROTOCOLS["digits"].curve == (0.09375, 0.1875, 0.375, 0.5625, 0.75, 0.9375, 1.125)
+    assert EvaluationConfig().eps == 2
+    assert EVALUATIONS["digits"].curve == (0.09375, 0.1875, 0.375, 0.5625, 0.75, 0.9375, 1.125)
     assert QUICK.altered({"eps": 1.0}).curve == (0.5, 1.0)
     assert QUICK.altered({"eps": 1.0, "curve": (0.1,)}).curve == (0.1,)
     assert QUICK.altered({"eps": 1e-9}).curve == (5e-10, 1e-9)
@@ -46,11 +48,11 @@ def test_protocols():
 )
 def test_bad_protocols_are_refused(options, match):
     with pytest.raises(InputError, match=match):
-        Protocol().altered(options)
+        EvaluationConfig().altered(options)
 
 
 def test_every_metric_has_its_n_and_is_a_plain_fraction():
-    measured, radius = assess(dense(), load("digits"), QUICK)
+    measured, radius = evaluate(dense(), load("digits"), QUICK)
     assert radius is None
     accuracies = [name for name in measured if "_accuracy" in name]
     assert len(accuracies) == 6
@@ -65,7 +67,7 @@ def test_every_metric_has_its_n_and_is_a_plain_fraction():
 
 def test_radii_are_certified_where_the_protocol_has_some():
     protocol = QUICK.altered({"certified": [0.01, 100.0]})
-    measured, radius = assess(linear(3.0), load("digits"), protocol)
+    measured, radius = evaluate(linear(3.0), load("digits"), protocol)
     near, far = measured["certified"]
     assert near["certified_accuracy"] == float((radius > 0.01).double().mean()) > 0
     assert far == {"eps": 100.0, "certified_accuracy": 0.0, "n": len(radius)}
@@ -73,13 +75,13 @@ def test_radii_are_certified_where_the_protocol_has_some():
 
 
 def test_a_seed_decides():
-    first, again, other = (assess(dense(), load("digits"), QUICK, seed=seed)[0] for seed in (0, 0, 1))
+    first, again, other = (evaluate(dense(), load("digits"), QUICK, seed=seed)[0] for seed in (0, 0, 1))
     assert first == again
     assert first["noise_accuracy"] != other["noise_accuracy"]
 
 
 def test_the_bracket_of_a_linear_map_is_its_norm():
-    lipschitz = assess(linear(3.0), load("digits"), QUICK)[0]["lipschitz"]
+    lipschitz = evaluate(linear(3.0), load("digits"), QUICK)[0]["lipschitz"]
     assert lipschitz["lower"] == pytest.approx(3.0, rel=1e-4)
     assert lipschitz["upper"] == pytest.approx(3.0, rel=1e-4)
 
@@ -92,15 +94,15 @@ def test_pairs_of_the_training_are_searched_too(monkeypatch):
     with torch.no_grad():
         steep[0].weight.fill_(50.0)
         steep[0].bias.fill_(-49.99)  # 0 up to 0.9998
-    assert assess(steep, data, QUICK)[0]["lipschitz"]["lower"] == 0
+    assert evaluate(steep, data, QUICK)[0]["lipschitz"]["lower"] == 0
     pairs = perturbed_pairs(torch.full((300, 1), 0.9999), noise=0.00005)
-    assert assess(steep, data, QUICK, pairs=pairs)[0]["lipschitz"]["lower"] == pytest.approx(50, rel=1e-3)
+    assert evaluate(steep, data, QUICK, pairs=pairs)[0]["lipschitz"]["lower"] == pytest.approx(50, rel=1e-3)
 
 
 def test_regression_gives_the_loss():
     x = np.linspace(-1, 1, 50)
     data = from_arrays(x, 2 * x)
-    measured, _ = assess(nn.Sequential(nn.Linear(1, 1)), data, QUICK)
+    measured, _ = evaluate(nn.Sequential(nn.Linear(1, 1)), data, QUICK)
     assert measured.keys() == {"test_loss", "samples", "lipschitz"}
     assert measured["samples"] == {"test_loss": 10, "lipschitz": 10}
 
@@ -115,7 +117,7 @@ class Odd(nn.Module):
 
 
 def test_without_a_rule_there_is_no_upper_bound_but_a_reason():
-    lipschitz = assess(Odd(), load("digits"), QUICK)[0]["lipschitz"]
+    lipschitz = evaluate(Odd(), load("digits"), QUICK)[0]["lipschitz"]
     assert lipschitz["lower"] > 0
     assert lipschitz["upper"] is lipschitz["method"]["upper"] is None
     assert "Odd" in lipschitz["reason"]

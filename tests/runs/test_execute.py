@@ -7,7 +7,8 @@ import torch
 from cheaplip.errors import DivergenceError, InputError
 from cheaplip.report import write_report
 from cheaplip.run_folder import find_runs
-from cheaplip.runs.execute import evaluate_run, make_job, read_job, resumed_job, run_job
+from cheaplip.runs.configure import configure_run, read_config, resumed_config
+from cheaplip.runs.execute import evaluate_run, execute_run
 from cheaplip.training.task import Task
 from support.networks import QUICK, without
 
@@ -16,9 +17,9 @@ ACCURACIES = ["train", "test", "noise", "pgd", "strong"]
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
-    """A finished run, and what `run_job` returned."""
+    """A finished run, and what `execute_run` returned."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    return folder, run_job(make_job(QUICK), folder)
+    return folder, execute_run(configure_run(QUICK), folder)
 
 
 def test_the_run_folder_is_complete(finished):
@@ -65,7 +66,7 @@ def test_the_weights_are_those_measured(finished):
 
 
 def test_evaluated_by_another_protocol(tmp_path):
-    run_job(make_job(QUICK | {"epochs": 2}), tmp_path / "run")
+    execute_run(configure_run(QUICK | {"epochs": 2}), tmp_path / "run")
     again = evaluate_run(tmp_path / "run", {"eps": 1.5, "attack_samples": 30, "noise": 0.1})
     assert again["evaluation"]["eps"] == 1.5
     assert [point["eps"] for point in again["curve"]] == [0.8, 1.6]
@@ -76,7 +77,7 @@ def test_evaluated_by_another_protocol(tmp_path):
 def test_a_job_leaves_the_global_generator_alone(tmp_path):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    run_job(make_job(QUICK | {"epochs": 2}), tmp_path / "run")
+    execute_run(configure_run(QUICK | {"epochs": 2}), tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -96,27 +97,27 @@ def test_an_interrupted_job_is_resumed(finished, tmp_path, monkeypatch, step):
     with monkeypatch.context() as patch:
         patch.setattr(Task, "loss", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run_job(make_job(QUICK), tmp_path / "run")
+            execute_run(configure_run(QUICK), tmp_path / "run")
     with pytest.raises(InputError, match="without a run in it"):
-        run_job(make_job(QUICK), tmp_path / "run")
+        execute_run(configure_run(QUICK), tmp_path / "run")
     with pytest.raises(InputError, match=r"a finished run in .*--resume"):
         evaluate_run(tmp_path / "run", {})
-    assert without(run_job(resumed_job(tmp_path / "run", {}), tmp_path / "run", resume=True)) == without(whole)
+    assert without(execute_run(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True)) == without(whole)
 
 
 def test_a_finished_job_resumed_is_evaluated_again(finished, tmp_path):
-    run_job(make_job(QUICK), tmp_path / "run")
+    execute_run(configure_run(QUICK), tmp_path / "run")
     (tmp_path / "run/result.json").unlink()
-    assert without(run_job(make_job(QUICK), tmp_path / "run", resume=True)) == without(finished[1])
+    assert without(execute_run(configure_run(QUICK), tmp_path / "run", resume=True)) == without(finished[1])
 
 
 def test_what_is_refused_leaves_the_folder_free(tmp_path):
     with pytest.raises(InputError, match="a target accuracy"):
-        run_job(make_job(QUICK | {"target": 1.5}), tmp_path)
+        execute_run(configure_run(QUICK | {"target": 1.5}), tmp_path)
     with pytest.raises(DivergenceError):
-        run_job(make_job(QUICK | {"lr": 1e30}), tmp_path)
+        execute_run(configure_run(QUICK | {"lr": 1e30}), tmp_path)
     assert list(tmp_path.iterdir()) == []
-    run_job(make_job(QUICK | {"epochs": 2}), tmp_path)
+    execute_run(configure_run(QUICK | {"epochs": 2}), tmp_path)
 
 
 def arrays(tmp_path, **content):
@@ -129,7 +130,7 @@ def test_regression_on_arrays_of_the_users(tmp_path, monkeypatch):
     arrays(tmp_path, X=x, y=x**2)
     monkeypatch.chdir(tmp_path)
     options = {"epochs": 2, "hidden": (8,), "weight": 0.1}
-    result = run_job(make_job({"data": "own.npz", **options}), tmp_path / "run")
+    result = execute_run(configure_run({"data": "own.npz", **options}), tmp_path / "run")
     assert {"train_loss", "test_loss"} <= result.keys()
     assert not [name for name in result if "accuracy" in name]
     assert result["samples"].keys() == {"train_loss", "test_loss", "lipschitz"}
@@ -145,7 +146,7 @@ def test_classification_on_arrays_of_the_users(tmp_path, classes):
     rng = np.random.default_rng(0)
     y = rng.integers(0, classes, 90)
     data = arrays(tmp_path, X=rng.normal(size=(90, 2)) + y[:, None], y=y)
-    result = run_job(make_job({**QUICK, "data": data}), tmp_path / "run")
+    result = execute_run(configure_run({**QUICK, "data": data}), tmp_path / "run")
     assert result["model"] == f"mlp 2-16-{classes} softplus"
     assert (tmp_path / "run/pairs.npz").exists()
 
@@ -153,13 +154,13 @@ def test_classification_on_arrays_of_the_users(tmp_path, classes):
 def test_a_test_part_of_one_class(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
     data = arrays(tmp_path, X=x, y=y, X_test=x[::2], y_test=y[::2])
-    assert run_job(make_job({**QUICK, "data": data}), tmp_path / "run")["samples"]["test_accuracy"] == 30
+    assert execute_run(configure_run({**QUICK, "data": data}), tmp_path / "run")["samples"]["test_accuracy"] == 30
 
 
 def test_tiny_data_are_refused(tmp_path):
     data = arrays(tmp_path, X=np.arange(10.0), y=np.arange(10.0))
     with pytest.raises(InputError, match="two samples at least in every part"):
-        run_job(make_job({"data": data, "weight": 1.0}), tmp_path / "run")
+        execute_run(configure_run({"data": data, "weight": 1.0}), tmp_path / "run")
     assert list((tmp_path / "run").iterdir()) == []
 
 
@@ -183,7 +184,7 @@ def bad_result(folder):
 
 @pytest.mark.parametrize("damage", [no_weights, cut_weights, other_weights, bad_result])
 def test_a_damaged_run_is_not_evaluated(tmp_path, damage):
-    run_job(make_job(QUICK | {"epochs": 2}), tmp_path / "run")
+    execute_run(configure_run(QUICK | {"epochs": 2}), tmp_path / "run")
     damage(tmp_path / "run")
     with pytest.raises(InputError, match=r"model\.safetensors; got|result\.json to be readable"):
         evaluate_run(tmp_path / "run", {})
@@ -191,14 +192,14 @@ def test_a_damaged_run_is_not_evaluated(tmp_path, damage):
 
 def test_a_resumed_job_contradicts_nothing(finished):
     folder, _ = finished
-    job = read_job(folder)
-    assert resumed_job(folder, {}) == resumed_job(folder, QUICK) == resumed_job(folder, {"epochs": 3}) == job
-    assert resumed_job(folder, QUICK | {"preset": "default"}) == job
+    job = read_config(folder)
+    assert resumed_config(folder, {}) == resumed_config(folder, QUICK) == resumed_config(folder, {"epochs": 3}) == job
+    assert resumed_config(folder, QUICK | {"preset": "default"}) == job
     with pytest.raises(
         InputError, match=r"got others for evaluation.curve, evaluation.eps, model.hidden, training.eps, training.lr"
     ):
-        resumed_job(folder, {"lr": 0.3, "hidden": (3,), "eps": 1.0})
+        resumed_config(folder, {"lr": 0.3, "hidden": (3,), "eps": 1.0})
     with pytest.raises(InputError, match="got others for data"):
-        resumed_job(folder, {"data": "mnist"})
+        resumed_config(folder, {"data": "mnist"})
     with pytest.raises(InputError, match=r"others for .*training.reduction"):
-        resumed_job(folder, QUICK | {"preset": "paper", "epochs": 7})
+        resumed_config(folder, QUICK | {"preset": "paper", "epochs": 7})

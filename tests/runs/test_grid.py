@@ -8,13 +8,13 @@ import torch
 from cheaplip.errors import InputError
 from cheaplip.run_folder import find_runs, read_json
 from cheaplip.runs import grid
-from cheaplip.runs.execute import make_job
+from cheaplip.runs.configure import configure_run
 from cheaplip.runs.grid import run_grid
 from support.networks import QUICK, without
 
 
 def jobs(seeds=2, **settings):
-    return {f"clip-{seed}": make_job(QUICK | settings | {"seed": seed}) for seed in range(seeds)}
+    return {f"clip-{seed}": configure_run(QUICK | settings | {"seed": seed}) for seed in range(seeds)}
 
 
 def results(folder):
@@ -68,7 +68,7 @@ def interrupted_at_the_second():
 
 
 def test_a_failure_is_reported_and_takes_no_other_along(tmp_path):
-    mixed = {"diverging": make_job(QUICK | {"lr": 1e30}), **jobs(1)}
+    mixed = {"diverging": configure_run(QUICK | {"lr": 1e30}), **jobs(1)}
     (failure,) = run_grid(mixed, tmp_path)
     assert failure.name == "diverging"
     assert failure.reason.startswith("DivergenceError: ")

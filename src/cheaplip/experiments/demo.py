@@ -9,7 +9,8 @@ import torch
 
 from ..errors import InputError
 from ..run_folder import Run, find_runs
-from ..runs.execute import make_job, run_job
+from ..runs.configure import configure_run
+from ..runs.execute import execute_run
 
 SEEDS = 3
 SETTINGS: dict[str, Any] = {"target": 0.97, "epochs": 60, "batch_size": 32, "lr": 0.05}
@@ -29,8 +30,8 @@ def run_demo(out: Path, *, progress: bool = False) -> list[Run]:
     try:
         for method in ("standard", "weight", "clip"):
             for seed in range(SEEDS):
-                job = make_job({"data": "digits", "method": method, "seed": seed, **SETTINGS})
-                run_job(job, runs / f"{method}-{seed}", progress=progress)
+                job = configure_run({"data": "digits", "method": method, "seed": seed, **SETTINGS})
+                execute_run(job, runs / f"{method}-{seed}", progress=progress)
     finally:
         torch.set_num_threads(threads)
     return find_runs([runs])

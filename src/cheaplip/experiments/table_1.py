@@ -11,7 +11,8 @@ from ..errors import InputError, require_known
 from ..report import write_report
 from ..report.aggregate import CERTIFIED_AT
 from ..run_folder import find_runs
-from ..runs.execute import Job, make_job
+from ..runs.config import RunConfig
+from ..runs.configure import configure_run
 from ..runs.grid import Failure, run_grid
 
 Settings = dict[str, Any]
@@ -107,16 +108,16 @@ FIRST_SEED = 20
 """Seeds below it were in use while the default settings were chosen."""
 
 
-def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None) -> dict[str, Job]:
+def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None) -> dict[str, RunConfig]:
     """The jobs of one table, by the name of their run folder.
 
     Args:
         block: one of `BLOCKS`.
         seeds: runs of each row, with the seeds `FIRST_SEED`, `FIRST_SEED` + 1, ...
-        settings: any settings of `make_job` that rows do not differ in, for all of them.
+        settings: any settings of `configure_run` that rows do not differ in, for all of them.
 
     Raises:
-        InputError: an unknown block, seeds < 1, a setting that makes the rows what they are, or what `make_job` refuses.
+        InputError: an unknown block, seeds < 1, a setting that makes the rows what they are, or what `configure_run` refuses.
     """
     require_known("a table", block, BLOCKS)
     if seeds < 1:
@@ -125,7 +126,7 @@ def table_jobs(block: str, seeds: int, settings: Mapping[str, Any] | None = None
     if fixed := {"seed", "data", "method", "target"} & set(settings or ()):
         raise InputError(f"settings that all rows of {block} can share", ", ".join(sorted(fixed)), "Leave them away.")
     return {
-        f"{name}-{seed}": make_job({**shared, **row, **(settings or {}), "seed": seed})
+        f"{name}-{seed}": configure_run({**shared, **row, **(settings or {}), "seed": seed})
         for seed in range(FIRST_SEED, FIRST_SEED + seeds)  # seed by seed: a grid that is stopped has all rows
         for name, row in rows.items()
     }
@@ -150,7 +151,7 @@ def reproduce_tables(
         out: folder of the tables.
         seeds: runs of each row.
         tables: some of the experiment's tables; all by default.
-        settings: any settings of `make_job`, for all rows.
+        settings: any settings of `configure_run`, for all rows.
         workers: runs at once.
         backend: see `run_grid`.
         data_dir: see `cheaplip.data.load`.

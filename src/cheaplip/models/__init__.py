@@ -1,5 +1,5 @@
-"""The networks of the paper, and how a run names one."""
+"""Which networks there are: those of the paper, and how a run names one."""
 
-from .architectures import ACTIVATIONS, MODELS, cnn, mlp
+import lazy_loader
 
-__all__ = ["ACTIVATIONS", "MODELS", "cnn", "mlp"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,4 +1,4 @@
-"""Which network a job trains: one of `models`, or the user's own, from plain data."""
+"""From a `ModelConfig` to the network it names, and back to a description."""
 
 from __future__ import annotations
 
@@ -9,65 +9,54 @@ import sys
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from ..data.arrays import Dataset
 from ..errors import InputError, one_line, require_known
 from .architectures import MODELS
+from .config import ModelConfig
 
 
-class ModelSpec(BaseModel):
-    """Which network: one of `models`, or the user's own by `package.module:function`."""
+def build_network(config: ModelConfig, data: Dataset, seed: int) -> nn.Module:
+    """The network for this data set, freshly initialised.
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    Raises:
+        InputError: unknown names, or a function that cannot be imported, fails, or returns no module.
+    """
+    shape = tuple(data.train_x.shape[1:])
+    outputs = data.classes or math.prod(data.train_y.shape[1:])
+    options = {key: value for key, value in config.model_dump(exclude={"name"}).items() if value is not None}
+    if ":" in config.name:
+        if options:
+            do = "Set widths and activations in your own function."
+            raise InputError(f"no {', '.join(options)} for a model of your own", options, do)
+        make = _import(config.name)
+    else:
+        require_known("model (or package.module:function)", config.name, MODELS)
+        make = MODELS[config.name]
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        try:
+            model = make(shape, outputs, **options)
+        except InputError:
+            raise
+        except Exception as error:  # anything may go wrong in the user's function
+            got = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(f"{config.name}({shape}, {outputs}) to build a network", got, "Correct it.") from error
+    if not isinstance(model, nn.Module):
+        raise InputError(f"{config.name} to return an nn.Module", type(model).__name__, "Return the network.")
+    return model
 
-    name: str = "mlp"
-    """`mlp`, `cnn`, or package.module:function, called with (input_shape, outputs)."""
-    hidden: tuple[int, ...] | None = Field(None, strict=False)
-    activation: str | None = None
-    output_activation: str | None = None
-    """The last three: None for the network's own default; not for the user's own network."""
 
-    def build(self, data: Dataset, seed: int) -> nn.Module:
-        """The network for this data set, freshly initialised.
-
-        Raises:
-            InputError: unknown names, or a function that cannot be imported, fails, or returns no module.
-        """
-        shape = tuple(data.train_x.shape[1:])
-        outputs = data.classes or math.prod(data.train_y.shape[1:])
-        options = {key: value for key, value in self.model_dump(exclude={"name"}).items() if value is not None}
-        if ":" in self.name:
-            if options:
-                do = "Set widths and activations in your own function."
-                raise InputError(f"no {', '.join(options)} for a model of your own", options, do)
-            make = _import(self.name)
-        else:
-            require_known("model (or package.module:function)", self.name, MODELS)
-            make = MODELS[self.name]
-        with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
-            try:
-                model = make(shape, outputs, **options)
-            except InputError:
-                raise
-            except Exception as error:  # anything may go wrong in the user's function
-                got = f"{type(error).__name__}: {one_line(error)}"
-                raise InputError(f"{self.name}({shape}, {outputs}) to build a network", got, "Correct it.") from error
-        if not isinstance(model, nn.Module):
-            raise InputError(f"{self.name} to return an nn.Module", type(model).__name__, "Return the network.")
-        return model
-
-    def describe(self, model: nn.Module) -> str:
-        """What it built, such as `mlp 784-64-64-10 relu`."""
-        if ":" in self.name:
-            return self.name
-        layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
-        widths = [layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers)]
-        default = inspect.signature(MODELS[self.name]).parameters["activation"].default
-        activation = (self.activation or default) + (f", output {self.output_activation}" if self.output_activation else "")
-        return f"{self.name} {'-'.join(map(str, widths))} {activation}"
+def describe_network(config: ModelConfig, model: nn.Module) -> str:
+    """What `build_network` built, such as `mlp 784-64-64-10 relu`."""
+    if ":" in config.name:
+        return config.name
+    layers = [layer for layer in model.modules() if isinstance(layer, (nn.Linear, nn.Conv2d))]
+    widths = [layers[0].weight.shape[1], *(layer.weight.shape[0] for layer in layers)]
+    default = inspect.signature(MODELS[config.name]).parameters["activation"].default
+    activation = (config.activation or default) + (f", output {config.output_activation}" if config.output_activation else "")
+    return f"{config.name} {'-'.join(map(str, widths))} {activation}"
 
 
 def _import(path: str) -> Any:

@@ -21,7 +21,9 @@ from ..data.arrays import load
 from ..errors import InputError, one_line, require_known
 from ..progress import count_shown
 from ..run_folder import CONFIG, RESULT
-from .execute import Job, read_job, run_job
+from .config import RunConfig
+from .configure import read_config
+from .execute import execute_run
 
 BACKENDS = ("loky", "ray", "dask")
 
@@ -35,7 +37,7 @@ class Failure:
 
 
 def run_grid(
-    jobs: Mapping[str, Job],
+    runs: Mapping[str, RunConfig],
     out: Path,
     *,
     workers: int = 1,
@@ -46,7 +48,7 @@ def run_grid(
     """Carry out the jobs that are not finished yet, `workers` at once; returns those that failed.
 
     Args:
-        jobs: name of the run folder below `out` -> job.
+        runs: name of the run folder below `out` -> what decides it.
         out: folder of the run folders; on a cluster, one that all machines share.
         workers: jobs at once, one thread each.
         backend: of joblib: `loky` (processes on this machine), `ray` or `dask` (a cluster; their packages are extras).
@@ -58,17 +60,17 @@ def run_grid(
             holds a run of other settings.
     """
     require_workers(workers, backend)
-    for name, job in jobs.items():
-        if (out / name / CONFIG).exists() and read_job(out / name) != job:
+    for name, config in runs.items():
+        if (out / name / CONFIG).exists() and read_config(out / name) != config:
             do = "Choose another --out, or remove that one."
             raise InputError(f"a folder {out / name} with a run of the same settings", "other settings", do)
-    for data in sorted({job.data for job in jobs.values()}):
+    for data in sorted({config.data for config in runs.values()}):
         load(data, data_dir)  # now, not in every job
     calls = {
-        name: partial(run_job, job, out / name, data_dir=data_dir, resume=(out / name / CONFIG).exists())
-        for name, job in jobs.items()
+        name: partial(execute_run, config, out / name, data_dir=data_dir, resume=(out / name / CONFIG).exists())
+        for name, config in runs.items()
     }
-    finished = {name: out / name / RESULT for name in jobs}
+    finished = {name: out / name / RESULT for name in runs}
     return in_parallel(calls, finished, title="runs", workers=workers, backend=backend, progress=progress)
 
 

@@ -1,0 +1,45 @@
+from . import data, lightning, models, sklearn
+from .bounds.bracket import LipschitzBracket, lipschitz_bracket
+from .bounds.radius import certified_radius
+from .data.arrays import Dataset
+from .domains import Ball
+from .pairs.quotient import difference_quotient
+from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
+from .regularization.certificate import CertificateRegularizer
+from .regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
+from .regularization.margin_loss import margin_cross_entropy
+from .regularization.penalty import PenaltySum
+from .regularization.regularizer import LipschitzRegularizer
+from .regularization.term import PenaltyTerm
+from .robustness.accuracy import RobustnessReport, evaluate_robustness
+from .training.config import TrainConfig
+from .training.loop import TrainResult, fit
+
+__all__ = [
+    "Ball",
+    "CertificateRegularizer",
+    "ConstantWeight",
+    "Dataset",
+    "DiscrepancyPrinciple",
+    "LipschitzBracket",
+    "LipschitzRegularizer",
+    "PairSet",
+    "PenaltySum",
+    "PenaltyTerm",
+    "RobustnessReport",
+    "TrainConfig",
+    "TrainResult",
+    "certified_radius",
+    "data",
+    "difference_quotient",
+    "evaluate_robustness",
+    "fit",
+    "lightning",
+    "lipschitz_bracket",
+    "margin_cross_entropy",
+    "matched_pairs",
+    "models",
+    "perturbed_pairs",
+    "sklearn",
+    "uniform_pairs",
+]

@@ -1,0 +1,3 @@
+from .architectures import ACTIVATIONS, MODELS, cnn, mlp
+
+__all__ = ["ACTIVATIONS", "MODELS", "cnn", "mlp"]

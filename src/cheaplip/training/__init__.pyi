@@ -1,0 +1,3 @@
+from .loop import TrainResult, fit
+
+__all__ = ["TrainResult", "fit"]
