@@ -37,7 +37,7 @@ LEARNING_RATE = 0.01
 """Of Adam, on the logarithms of the multipliers."""
 
 
-class CertificateRegularizer:
+class CertificateRegularizer(Penalty):
     """The penalty upper^2, with upper >= Lip(f) the bound of multipliers that learn alongside the network.
 
     Lazy like `LipschitzRegularizer`: every `interval`-th call returns `interval` times the square, the calls between 0. Add

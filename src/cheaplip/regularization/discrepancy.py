@@ -35,34 +35,31 @@ def multiplicative_rule(excess: float, trend: float, *, gain: float, damping: fl
 
 
 class WeightScheduler(Protocol):
-    """What `PenaltyTerm` needs: a weight, and a rule that moves it."""
+    """What `PenaltyTerm` needs: a weight, and a rule that moves it. What is not overridden leaves the weight as it is."""
 
     weight: float
     """lambda now, never negative."""
-
-    @property
-    def quantity(self) -> str | None:
-        """What `step` is given: `"accuracy"`, `"loss"`, or None if it does not matter."""
-        ...
+    quantity: str | None = None
+    """What `step` is given: `"accuracy"`, `"loss"`, or None if it does not matter."""
 
     def step(self, value: float) -> None:
         """Move the weight, given the training accuracy or loss."""
-        ...
+        return None
 
     def cap(self, weight: float) -> float:
-        """Lower the weight to `weight` where a rule allows that; returns the weight."""
-        ...
+        """Lower the weight to `weight` if it is above and the rule allows that; returns the weight."""
+        return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        ...
+        return {"weight": self.weight}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        ...
+        self.weight = state["weight"]
 
 
-class DiscrepancyPrinciple:
+class DiscrepancyPrinciple(WeightScheduler):
     """Holds the weight and moves it after each epoch, or every so many steps, towards the target.
 
     Args:
@@ -195,30 +192,13 @@ class DiscrepancyPrinciple:
         self.reversals, self.excess, self.weight = state["reversals"], state["excess"], state["weight"]
 
 
-class ConstantWeight:
-    """A fixed weight with the interface of `DiscrepancyPrinciple`: no target, lambda as given (the paper's regression).
+class ConstantWeight(WeightScheduler):
+    """A fixed weight: no target, lambda as given (the paper's regression).
 
     Raises:
         InputError: a weight that is negative or not finite.
     """
 
-    quantity = None
-
     def __init__(self, weight: float) -> None:
         require_in("a weight", weight, "[0, inf)", "Use 0 for no regularisation.")
         self.weight = weight
-
-    def step(self, value: float) -> None:
-        """Nothing moves."""
-
-    def cap(self, weight: float) -> float:
-        """The weight, which stays as it was given."""
-        return self.weight
-
-    def state_dict(self) -> dict[str, Any]:
-        """The weight."""
-        return {"weight": self.weight}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.weight = state["weight"]

@@ -15,10 +15,15 @@ ClipNorm = Callable[..., Tensor]
 
 
 class Penalty(Protocol):
-    """A term that training can add to a loss; `PenaltyTerm` multiplies it by the weight."""
+    """A term that training can add to a loss; `PenaltyTerm` multiplies it by the weight.
 
-    vanishes_on_constants: bool
+    A penalty without state defines `__call__` alone and inherits the rest.
+    """
+
+    vanishes_on_constants: bool = False
     """Whether a constant network has penalty 0. Then a weight that is far too large makes the network constant."""
+    interval: int = 1
+    """Calls from one penalty with a graph to the next."""
 
     def __call__(self) -> Tensor:
         """The penalty, `()`: with a graph to the parameters when it is due, else 0."""
@@ -26,26 +31,26 @@ class Penalty(Protocol):
 
     def step(self) -> None:
         """Prepare the next call, after the optimizer's step."""
-        ...
+        return None
 
     def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
         """Limit the parameters' gradients after the backward pass, where the penalty needs that."""
-        ...
+        return None
 
     def metrics(self) -> dict[str, float | int | None]:
         """What the penalty knows: `lower_bound` and `upper_bound` of Lip(f), `skipped_steps`."""
-        ...
+        return {}
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        ...
+        return {}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        ...
+        return None
 
 
-class PenaltySum:
+class PenaltySum(Penalty):
     """The sum of penalties, each times a factor: one penalty, with one weight and one cap.
 
     Args:
@@ -65,10 +70,10 @@ class PenaltySum:
     def __init__(self, terms: Sequence[tuple[float, Penalty]]) -> None:
         if not terms or not all(0 <= factor < torch.inf for factor, _ in terms):
             raise InputError("penalties with finite factors >= 0", [factor for factor, _ in terms], "Give (factor, penalty).")
-        intervals = {getattr(penalty, "interval", 1) for _, penalty in terms}
+        intervals = {penalty.interval for _, penalty in terms}
         if len(intervals) > 1:
             raise InputError("penalties with one interval", sorted(intervals), "Give all of them the same interval.")
-        self.terms = list(terms)
+        self.terms, self.interval = list(terms), intervals.pop()
         self.vanishes_on_constants = any(penalty.vanishes_on_constants for _, penalty in terms)
 
     def __call__(self) -> Tensor:

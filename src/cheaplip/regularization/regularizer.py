@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import InputError
 from ..inference import Model, device_of
@@ -17,7 +17,7 @@ from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet, corner_points
 from ..records import validated
 from .options import STEP_SIZE, PairOptions
-from .penalty import ClipNorm
+from .penalty import Penalty
 from .pool import PairState, fresh_state, rotate
 
 SEPARATION = 0.01
@@ -30,7 +30,7 @@ def reduce_quotients(quotient: Tensor, reduction: str, power: int) -> Tensor:
     return powered.max() if reduction == "max" else powered.mean()
 
 
-class LipschitzRegularizer:
+class LipschitzRegularizer(Penalty):
     r"""The penalty Lip(f, X_Lip)^power on active pairs that an adversarial update keeps steep. Source: (5), Algorithm 1.
 
     The penalty is lazy: every `interval`-th call evaluates m active pairs and returns `interval` times their penalty, the
@@ -132,9 +132,6 @@ class LipschitzRegularizer:
             rule = ascent.printed_step if self.options.ascent == "printed" else ascent.normalized_step
             points = ascent.keep_valid(rule(points, gradient, sizes), points, self.separation, self.domain)
         state.points[active], state.step_size[active] = points, sizes
-
-    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
-        """Nothing to limit: quotients are linear in the last layer's weights."""
 
     @property
     def pairs(self) -> PairSet:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
-from .penalty import ClipNorm
+from .penalty import Penalty
 
 
 def weight_norm(model: nn.Module, *, squared: bool = False) -> Tensor:
@@ -28,10 +25,8 @@ def weight_norm(model: nn.Module, *, squared: bool = False) -> Tensor:
     return norms.square().sum() if squared else torch.linalg.vector_norm(norms)
 
 
-class WeightNorm:
+class WeightNorm(Penalty):
     """`weight_norm` of one model as a penalty. It has no state."""
-
-    vanishes_on_constants = False
 
     def __init__(self, model: nn.Module, *, squared: bool = False) -> None:
         self._model, self._squared = model, squared
@@ -39,20 +34,3 @@ class WeightNorm:
     def __call__(self) -> Tensor:
         """|theta|, or its square, `()`."""
         return weight_norm(self._model, squared=self._squared)
-
-    def step(self) -> None:
-        """Nothing to prepare."""
-
-    def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
-        """Nothing to limit."""
-
-    def metrics(self) -> dict[str, float | int | None]:
-        """Nothing is known of Lip(f)."""
-        return {}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing changes."""
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to load."""
