@@ -1,18 +1,18 @@
-r"""Lip(f) on a box of few inputs, as closely as one likes: the interval of the Jacobian on smaller and smaller cells.
+r"""Branch and bound for Lip(f) on a domain of few inputs, with the interval of the Jacobian on ever smaller cells.
 
 On a convex domain Lip(f) is the largest norm of the Jacobian. Take a cell of centre c and half widths r, and say that on
 all of it the Jacobian of a layer's values z lies in A +- R, entry by entry. Then (mean value theorem)
 
     z(x) lies in z(c) +- (|A| + R) r          for every x in the cell,
-    the slopes of an activation there lie in m +- s                                              (see `slopes`),
+    the slopes of an activation there lie in m +- s                                              (see `activations`),
     the Jacobian after it lies in m A +- (|m| R + s (|A| + R)), and after a weight W in W A +- |W| R.
 
-Where slopes jump, s does not fall with r, and |W| makes much of it. But the Jacobian is linear in each slope by itself and
-its norm convex, so that the norm is largest where each slope is at one end of its interval: the few entries with the widest s
-are taken at either end, one after the other, in branches with an A and an R of their own.
+Where slopes jump, s does not fall with r, and |W| amplifies it. But the Jacobian is linear in each slope by itself and its
+norm is convex, so the norm is largest where each slope is at one end of its interval. The few entries with the widest s
+take either end, one after the other, in branches with an A and an R of their own.
 
-As r falls, this closes in on the Jacobian at c; so splitting the cells that may be the steepest closes in on Lip(f), by
-branch and bound. All in float64, with bounds of the rounding errors added to R and to the half width of z(x).
+As r falls, the interval shrinks to the Jacobian at c. So the bound converges to Lip(f) where the cells of the largest bound
+are split. All is in float64, with bounds of the rounding errors added to R and to the half width of z(x).
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def subdivide(
 class _Affine:
     weight: Tensor  # (rows, columns), float64
     bias: Tensor  # (rows,)
-    size: Tensor  # (rows,), of the numbers that the bias was computed from
+    size: Tensor  # (rows,), magnitude of the terms summed into the bias, for its rounding error
 
 
 def _steps(layers: Sequence[Layer]) -> list[_Affine | nn.Module] | None:

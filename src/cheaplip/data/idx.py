@@ -2,8 +2,8 @@
 
 A *payload* is the decompressed content of one IDX file. Every payload is held against the published sha256 on every
 read, because a silently different data set ruins a reproduction. A *source* is the first folder that has any of the
-four files: the given data folder, the one in CHEAPLIP_DATA, Debian's, the cache. What is wrong in a source is reported,
-never papered over with the next one; only files that are absent are downloaded.
+four files: the given data folder, the one in CHEAPLIP_DATA, Debian's, the cache. A wrong file in a
+source is reported; the next source does not replace it. Only files that are absent are downloaded.
 """
 
 from __future__ import annotations

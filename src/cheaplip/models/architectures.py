@@ -36,8 +36,8 @@ def mlp(
         input_shape: shape of one input; flattened.
         outputs: number of outputs.
         hidden: widths of the hidden layers; the paper's are 64, 64 (images) and 500, 200, 100 (regression).
-        activation: `softplus`, `relu`, `sigmoid` (the paper's), `tanh`, `elu`, `abs`. Smooth ones measure better under attack;
-            `abs`, |x|, keeps the length of what passes it, and most is proved of it where the certificate is in the penalty.
+        activation: `softplus`, `relu`, `sigmoid` (the paper's), `tanh`, `elu`, `abs`. Smooth ones are more
+            accurate under attack; `abs`, |x|, is norm-preserving and gets the largest certified radii with `certify`.
         output_activation: one after the last layer too; the authors' code has one, which caps the accuracy.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A cross-entropy that looks at margins, for networks that a penalty keeps from having large ones everywhere."""
+"""A cross-entropy with a margin and a bounded loss, for networks whose penalty limits their margins."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation
 
         p = softmax(f(x) - m e_y)_y,      for q = 0: -log p
 
-    Where a Lipschitz constant is bounded, a sample's margin, largest logit less the next, is what an attack has to overcome.
-    Plain cross-entropy is content with margins of a few units, and spends most on samples that are lost anyway: -log p grows
-    without limit. With m > 0 margins below m count as errors; with q > 0 hopeless samples count for no more than 1 / q. A
-    temperature would change nothing: the weight that meets the target takes it up.
+    Where the Lipschitz constant is bounded, an attack has to overcome a sample's margin, the largest logit minus the next.
+    Plain cross-entropy is small at margins of a few units, and its gradient is dominated by samples that cannot be
+    classified correctly, because -log p is unbounded. With m > 0 margins below m count as errors; with q > 0 no sample costs
+    more than 1 / q. Rescaling the logits has no effect here: the scheduler compensates by another weight.
 
-    Where m q is about 1 (4 and 0.3) networks learn from the first epoch on. Larger margins saturate the loss of a network
-    that is far from them: they have to set in slowly, as in `fit`, and above 2.4 a class may be given up.
+    With m q of about 1 (4 and 0.3) networks learn from the first epoch on. Larger margins saturate the loss of a network
+    that is far from them. They need a ramp, as in `fit`; with m q above 2.4 the network may misclassify a whole class.
 
     Args:
         logits: `(n, classes)`.

@@ -62,12 +62,10 @@ def normalized_pgd(
 ) -> tuple[Tensor, Tensor]:
     """Strong L2 attack: steps of length `step` along a normalised gradient, projected on the ball and then the box.
 
-    What rises is the (soft) largest other logit minus that of the label, in units of the logits' spread: the attack is
-    the same whatever the scale of the logits. (The gradient of the cross-entropy, flat for the small logits of flat networks,
-    makes a weak attack: of the first 2,000 MNIST test images, eps 2, one CLIP 95 network, it leaves 53 % where this leaves
-    41 %.)
-    A sample is fooled if any point on the way is misclassified, the start and the end included; it then stays at the
-    first such point and costs nothing further.
+    The objective is the (soft) largest other logit minus that of the label, in units of the logits' spread. So the attack
+    does not depend on the scale of the logits, unlike one on the cross-entropy, which is weak on networks with small logits.
+    A sample is fooled if any iterate is misclassified, the start and the end included; it then stays at the first such
+    point and is not attacked further.
 
     Args:
         model: the classifier, in evaluation mode already.

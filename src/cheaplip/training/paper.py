@@ -38,8 +38,7 @@ PAPER = TrainConfig(
 minibatches, the checkpoint with the best PGD accuracy (on validation images, not on those that are tested), 6,000 held-out
 images and noisy copies as pairs. Where the paper is silent, the authors' code: SGD 0.1 with momentum 0.9 and a constant
 learning rate, batches of 128, 100 epochs, 5 epochs of warm-up, noise uniform on [0, 0.1], 500 pairs a step, tau = 10 with
-one ascent step, accepted only where the quotient rises. (The authors' code moves the weight once an epoch; but then 20
-epochs of 1e-4 stay far below the weights of Table 1, and steps of 0.63 have let Weight Reg. collapse.)"""
+one ascent step, accepted only where the quotient rises. Once an epoch instead of once a minibatch: see docs/notes."""
 
 MODEL: dict[str, dict[str, Any]] = {"mlp": {"activation": "sigmoid"}}
 """Options of the paper's networks that differ from ours."""

@@ -1,7 +1,7 @@
 """The symbols of a convolution: small matrices, one a frequency, whose largest spectral norm bounds that of the layer.
 
 Zero padding makes the layer a restriction of the periodic convolution on a torus that holds the padded image: inputs
-that vanish outside the image, outputs that are looked at inside alone. The periodic one is block-diagonal in the Fourier
+are zero outside the image, and outputs outside it are discarded. The periodic one is block-diagonal in the Fourier
 basis, with one (out, in) block for each frequency (Sedghi, Gupta, Long 2019). A stride s keeps every s-th output and
 folds the frequencies that then look alike into one block (out, in * s^dimensions). A transposed convolution is the
 adjoint of a convolution from its outputs to its inputs. So the norm is proved, and nearly attained on images.

@@ -1,4 +1,4 @@
-"""From layers to the matrices, slopes and numbers of multipliers of a certificate (`multipliers.Chain`).
+"""From layers to the matrices, slopes and numbers of multipliers of a certificate (`certificate.Chain`).
 
 Linear layers that follow one another merge where they can. A layer's differences live on (channels, *size), flattened
 with the channels first. Where two weights are dense and an activation between them acts entry by entry, each entry has
