@@ -116,7 +116,7 @@ def test_figures_say_what_they_show(reproduced):
     assert "by discrepancy" in (out / "l-curve.svg").read_text()
     assert (out / "discrepancy.svg").exists()
     curves = json.loads((out / "curves.json").read_text())
-    for draw, width, height in FIGURES.values():
-        with new_figure(width=width, height=height) as figure:
-            draw(figure, curves)
+    for spec in FIGURES.values():
+        with new_figure(*spec.size) as figure:
+            spec.draw(figure, curves)
             assert all(math.isfinite(value) for axes in figure.axes for value in (*axes.get_xlim(), *axes.get_ylim()))

@@ -6,9 +6,8 @@ import re
 
 import pytest
 
-from cheaplip.report.aggregate import Estimate
+from cheaplip.report.aggregate import Estimate, MeasuredRow
 from cheaplip.report.figure_2 import path_panel, write_page
-from cheaplip.report.measured import MeasuredRow
 from support.browser import browse, needs_chromium
 from support.run_folders import EVIL
 

@@ -1,12 +1,9 @@
-"""The report: the table's arithmetic, its forms, the page, and the page in a real browser."""
+"""The report page: what it holds, that it loads and runs nothing, and the page in a real browser."""
 
 from __future__ import annotations
 
 import html
-import io
 import json
-import math
-import random
 import re
 import subprocess
 import sys
@@ -16,13 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cheaplip.errors import InputError
-from cheaplip.report import csv_table, json_table, markdown_table, plain_table, print_summary, summary_table, write_report
-from cheaplip.report.aggregate import mean_interval, provenance
-from cheaplip.report.tables import rich_table, value_text
+from cheaplip.report import summary_table, write_report
 from cheaplip.run_folder import Run, find_runs
 from support.browser import browse, needs_chromium
 from support.run_folders import EVIL, three_methods, write_pairs, write_run
@@ -41,149 +34,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Run]:
 @pytest.fixture(scope="module")
 def page(runs: list[Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_report(runs, tmp_path_factory.mktemp("report"))
-
-
-def fake(seed: int, accuracy: float, method: str = "clip") -> Run:
-    result = {"method": method, "seed": seed, "data": "d", "model": "m", "provenance": {}, "test_accuracy": accuracy}
-    return Run(Path(str(seed)), {}, result, [])
-
-
-# The arithmetic
-
-
-def test_interval_in_closed_form() -> None:
-    # For two values t(0.975, 1) = tan(0.475 pi), and s / sqrt(2) is half their distance.
-    mean, ci95 = mean_interval([1.0, 3.0])
-    assert mean == 2
-    assert ci95 == pytest.approx(math.tan(0.475 * math.pi))
-    # For three, t(p, 2) = (2p - 1) sqrt(2 / (1 - (2p - 1)^2)) and s = 1.
-    _, ci95 = mean_interval([1.0, 2.0, 3.0])
-    assert ci95 == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)) / math.sqrt(3))
-
-
-def test_one_seed_has_no_interval_and_equal_seeds_a_zero_one() -> None:
-    assert mean_interval([0.3]) == (0.3, None)
-    assert mean_interval([0.1] * 3) == (0.1, 0.0)
-
-
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=6), st.randoms(use_true_random=False))
-def test_mean_lies_within_and_order_does_not_matter(values: list[float], shuffler: random.Random) -> None:
-    runs = [fake(seed, value, method) for seed, value in enumerate(values) for method in ("clip", "standard", "x")]
-    rows = summary_table(runs)
-    assert [row.method for row in rows] == ["standard", "clip", "x"]
-    for row in rows:
-        estimate = row.metrics["test_accuracy"]
-        assert row.n == estimate.n == len(values)
-        assert min(values) - 1e-12 <= estimate.mean <= max(values) + 1e-12
-        assert (estimate.ci95 is None) == (len(values) == 1)
-    shuffler.shuffle(runs)
-    assert json_table(summary_table(runs)) == json_table(rows)
-
-
-def test_rows_are_sorted_by_method_and_falling_target(tmp_path: Path) -> None:
-    for i, (method, target) in enumerate([("mine", 0.9), ("clip", 0.85), ("clip", 0.95), ("weight", 0.9), ("standard", None)]):
-        write_run(tmp_path / str(i), method=method, target=target)
-    rows = summary_table(find_runs([tmp_path]))
-    assert [row.label for row in rows] == ["Standard", "Weight Reg. 90 %", "CLIP 95 %", "CLIP 85 %", "mine 90 %"]
-
-
-def test_runs_with_different_settings_are_not_averaged(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", seed=0, evaluation={"eps": 1.0})
-    write_run(tmp_path / "b", seed=1, evaluation={"eps": 2.0})
-    rows = summary_table(find_runs([tmp_path]))
-    assert [row.name for row in rows] == ["CLIP (evaluation eps=1.0)", "CLIP (evaluation eps=2.0)"]
-    assert [row.n for row in rows] == [1, 1]
-
-
-def test_settings_of_zero_go_without_saying_where_rows_stay_apart(tmp_path: Path) -> None:
-    for i, eps in enumerate((0.0, 2.0)):
-        write_run(tmp_path / "apart" / str(i), evaluation={"eps": eps})
-    assert [row.name for row in summary_table(find_runs([tmp_path / "apart"]))] == ["CLIP", "CLIP (evaluation eps=2.0)"]
-    for i, eps in enumerate((0.0, None)):
-        write_run(tmp_path / "alike" / str(i), evaluation={"eps": eps})
-    names = [row.name for row in summary_table(find_runs([tmp_path / "alike"]))]
-    assert names == ["CLIP (evaluation eps=0.0)", "CLIP (evaluation eps=None)"]
-
-
-def test_same_seed_twice_is_refused(tmp_path: Path) -> None:
-    write_run(tmp_path / "a")
-    write_run(tmp_path / "b")
-    with pytest.raises(InputError, match=r"every seed of a row once.*seed 0"):
-        summary_table(find_runs([tmp_path]))
-
-
-def test_a_metric_that_one_seed_lacks_says_so(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", seed=0, pgd_accuracy=0.5)
-    write_run(tmp_path / "b", seed=1, pgd_accuracy=None)
-    rows = summary_table(find_runs([tmp_path]))
-    assert rows[0].metrics["pgd_accuracy"].n == 1
-    assert "50.0 (n=1)" in plain_table(rows)
-
-
-def test_bounds_are_rounded_outwards() -> None:
-    assert (value_text(1.2399, "lower"), value_text(9.4201, "upper")) == ("1.23", "9.43")
-    assert (value_text(1.2, "lower"), value_text(9.5, "upper")) == ("1.2", "9.5")
-    assert [value_text(x, "number") for x in (0.0, 1234.5, 1.5e-10, 0.03)] == ["0", "1230", "1.5e-10", "0.03"]
-    assert (value_text(0.9567, "percent"), value_text(31.24, "seconds")) == ("95.7", "31.2")
-
-
-# The forms
-
-
-def test_json_form(page: Path) -> None:
-    table = json.loads((page.parent / "table.json").read_text())
-    assert table["schema"] == 1
-    assert [(row["method"], row["target"], row["n"]) for row in table["rows"]] == [
-        ("standard", None, 2), ("weight", 0.95, 2), ("clip", 0.95, 2),
-    ]  # fmt: skip
-    metric = table["rows"][2]["metrics"]["strong_accuracy"]
-    assert metric.keys() == {"mean", "ci95", "n", "samples"}
-    assert metric["samples"] == 360
-    assert table["rows"][0]["metrics"]["lipschitz_upper"]["mean"] > 82
-    assert table["provenance"]["seeds"] == [0, 1]
-    assert table["provenance"]["version"] == "0.1.0"
-
-
-def test_of_many_dates_the_first_and_the_last_are_told(tmp_path: Path) -> None:
-    for seed in range(3):
-        write_run(tmp_path / f"run-{seed}", seed=seed)
-    merged = provenance(find_runs([tmp_path]))
-    assert merged["date"] == ["2026-01-01T10:00:00+00:00", "2026-01-03T10:00:00+00:00"]
-    assert merged["seeds"] == [0, 1, 2]
-
-
-def test_text_forms(runs: list[Run], capsys: pytest.CaptureFixture[str]) -> None:
-    rows = summary_table(runs)
-    assert len(markdown_table(rows).splitlines()) == 2 + len(rows)
-    header, *body = csv_table(rows).splitlines()
-    assert "strong_accuracy,strong_accuracy_ci95" in header
-    assert len(body) == 3
-    print_summary(runs)
-    printed = capsys.readouterr().out
-    assert printed == plain_table(rows)
-    assert re.search(r"CLIP +95 % .* 0\.9\d+ \.\. 7\.\d+", printed)
-
-
-def test_table_on_a_terminal(runs: list[Run]) -> None:
-    from rich.console import Console
-
-    screen = io.StringIO()
-    console = Console(file=screen, width=200, force_terminal=True, color_system=None)
-    console.print(rich_table(summary_table(runs)))
-    text = screen.getvalue()
-    assert "Weight Reg." in text
-    assert "Strong %" in text
-
-
-def test_names_cannot_break_the_text_forms(tmp_path: Path) -> None:
-    write_run(tmp_path / "a", method="a|b\x1b[31m\n<i>[bold]\ud800", data="=1")
-    rows = summary_table(find_runs([tmp_path]))
-    assert "a\\|b [31m &lt;i&gt;[bold]" in markdown_table(rows)
-    assert "\x1b" not in plain_table(rows)
-    write_report(find_runs([tmp_path]), tmp_path / "out")
-
-
-# The page
 
 
 class _Elements(HTMLParser):
@@ -340,6 +190,14 @@ def test_certified_accuracy_is_drawn_where_a_run_has_it(tmp_path: Path) -> None:
     text = write_report(find_runs([tmp_path / "b"]), tmp_path / "out").read_text(encoding="utf-8")
     assert "What is proved" not in text
     assert "The bracket in training" not in text
+
+
+def test_rows_without_a_lower_end_do_not_break_the_bracket_in_training(tmp_path: Path) -> None:
+    points = [{"eps": 0.5, "certified_accuracy": 0.7}]
+    for method in ("clip", "standard"):  # of Standard the epochs have no lower bound
+        write_run(tmp_path / method, method=method, certified=points)
+    text = write_report(find_runs([tmp_path]), tmp_path / "out").read_text(encoding="utf-8")
+    assert re.search(r"Upper end\. Standard: .* CLIP 95 %: .* Lower end\. CLIP 95 %: ", text)
 
 
 def test_damaged_pairs_are_named(tmp_path: Path) -> None:

@@ -32,9 +32,9 @@ from ..pairs.sets import uniform_pairs
 from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple, WeightScheduler
 from ..regularization.regularizer import LipschitzRegularizer
 from ..regularization.term import PenaltyTerm
-from ..report.aggregate import provenance
+from ..report.aggregate import measured_rows, provenance
 from ..report.figure_2 import write_figures, write_page
-from ..report.measured import measured_rows, write_measured
+from ..report.tables import write_measured
 from ..run_folder import SCHEMA, Json, Run, write_atomic
 from ..runs.grid import Failure
 from .measurements import Part, run_parts

@@ -27,9 +27,9 @@ from ..norms import sample_norm
 from ..pairs.quotient import quotient_of
 from ..pairs.sets import PairSet
 from ..regularization.discrepancy import ConstantWeight
-from ..report.aggregate import provenance
-from ..report.measured import measured_rows, write_measured
+from ..report.aggregate import measured_rows, provenance
 from ..report.section_3 import write_page
+from ..report.tables import write_measured
 from ..run_folder import Json
 from ..runs.grid import Failure
 from . import figure_2

@@ -2,7 +2,7 @@
 
 from .aggregate import Estimate, Row, summary_table
 from .run_page import write_report
-from .tables import csv_table, json_table, markdown_table, plain_table, print_summary, rich_table
+from .tables import csv_table, json_table, markdown_table, print_summary
 
 __all__ = [
     "Estimate",
@@ -10,9 +10,7 @@ __all__ = [
     "csv_table",
     "json_table",
     "markdown_table",
-    "plain_table",
     "print_summary",
-    "rich_table",
     "summary_table",
     "write_report",
 ]

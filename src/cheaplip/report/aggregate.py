@@ -1,8 +1,8 @@
-"""What several runs say together.
+"""Runs that differ only in their seed become one row of a table.
 
-A *row* is all runs of one (data, model, method, target) that differ in nothing but their seed; each of its metrics is
-an *estimate*: the mean over the seeds and the half-width of the 95 % t-interval, which does not exist for one seed.
-Runs of one group whose settings differ are never averaged: they become rows of their own, named by what differs.
+Each metric of a row is an *estimate*: the mean over the seeds and the half-width of the 95 % t-interval, which does not
+exist for one seed. Runs of one (data, model, method, target) whose settings differ are never averaged: they become
+rows of their own, named by the settings that differ.
 """
 
 from __future__ import annotations
@@ -10,16 +10,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from ..errors import InputError
 from ..run_folder import Json, Run
 from .paper_values import published
+from .run_values import clean, distinct, mapping, metrics, number, numbers, numbers_first, settings
 
-METHODS = {"standard": "Standard", "weight": "Weight Reg.", "clip": "CLIP"}
-"""Display names, in the order of the rows; any other method comes after them under its own name."""
+METHOD_LABELS = {"standard": "Standard", "weight": "Weight Reg.", "clip": "CLIP"}
+"""Names of the paper's methods, in the order of the rows; any other method comes after them under its own name."""
 
 _INCIDENTAL = {"seed", "device", "threads", "method", "target", "out", "resume", "data_dir"}
 """Settings that say how or where a run was made, not what it measures."""
@@ -29,7 +30,7 @@ Kind = Literal["percent", "number", "seconds", "lower", "upper"]
 
 @dataclass(frozen=True)
 class Column:
-    """A metric of the table: its key in `result.json`, its heading, how its values are written."""
+    """A metric of the table: its key, its heading, how its values are written."""
 
     key: str
     title: str
@@ -69,7 +70,7 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)  # by identity, so that a row can be looked up
 class Row:
-    """Runs that differ in nothing but their seed."""
+    """Training runs that differ only in their seed."""
 
     data: str
     model: str
@@ -77,7 +78,7 @@ class Row:
     target: float | None
     settings: str  # what tells this row from others of the same data, model, method and target; usually empty
     runs: tuple[Run, ...]  # by seed
-    metrics: dict[str, Estimate]  # by column key; a metric nobody measured is absent
+    metrics: dict[str, Estimate]  # by column key; a metric that no run has is absent
 
     @property
     def n(self) -> int:
@@ -85,10 +86,15 @@ class Row:
         return len(self.runs)
 
     @property
+    def labels(self) -> Mapping[str, object]:
+        """What identifies the row, by name."""
+        return {name: getattr(self, name) for name in ("data", "model", "method", "target", "settings")}
+
+    @property
     def name(self) -> str:
-        """The method as shown, with its distinguishing settings."""
-        shown = METHODS.get(self.method, self.method)
-        return f"{shown} ({self.settings})" if self.settings else shown
+        """The method's label and the settings that tell this row apart."""
+        label = METHOD_LABELS.get(self.method, self.method)
+        return f"{label} ({self.settings})" if self.settings else label
 
     @property
     def published(self) -> Mapping[str, float]:
@@ -102,7 +108,7 @@ class Row:
 
     @property
     def target_text(self) -> str:
-        """The target as shown: 0.95 is "95 %", 0.918 is "91.8 %", a loss a plain number; empty without one."""
+        """The target as text: 0.95 is "95 %", 0.918 is "91.8 %", a loss a plain number; empty without one."""
         if self.target is None:
             return ""
         return f"{self.target:.4g}" if self.regression else f"{100 * self.target:.4g} %"
@@ -113,21 +119,14 @@ class Row:
         return f"{self.name} {self.target_text}".rstrip()
 
 
-def number(value: object) -> float | None:
-    """`value` if it is a finite number; else None: files may hold anything."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        return None
-    return float(value)
+@dataclass(frozen=True, eq=False)
+class MeasuredRow:
+    """A row of an experiment that is no grid of training runs."""
 
-
-def clean(value: object) -> str:
-    """Text of `value` on one line, without control characters: names may come from a stranger's folder."""
-    return "".join(c if c.isprintable() else " " for c in str(value)).strip()
-
-
-def mapping(value: object) -> Mapping[str, Any]:
-    """`value` if it is a JSON object; else an empty one."""
-    return value if isinstance(value, Mapping) else {}
+    labels: Mapping[str, str]  # such as lambda
+    metrics: Mapping[str, Estimate]
+    n: int  # seeds
+    published: ClassVar[Mapping[str, float]] = {}
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None]:
@@ -159,40 +158,48 @@ def summary_table(runs: Sequence[Run]) -> list[Row]:
         data, model, method = (clean(run.result.get(key)) for key in ("data", "model", "method"))
         groups.setdefault((data, model, method, number(run.result.get("target"))), []).append(run)
     rows = []
-    for (data, model, method, target), members in groups.items():
-        for settings, same in _split_by_settings(members).items():
-            same.sort(key=lambda run: _numbers_first(run.result["seed"]))
+    for key, members in groups.items():
+        for text, same in _split_by_settings(members).items():
+            same.sort(key=lambda run: numbers_first(run.result["seed"]))
             _refuse_twins(same)
-            rows.append(Row(data, model, method, target, settings, tuple(same), _estimates(same)))
+            samples = [numbers(run.result.get("samples")) for run in same]
+            estimates = _estimates([metrics(run) for run in same], samples, [column.key for column in COLUMNS])
+            rows.append(Row(*key, text, tuple(same), estimates))
     return sorted(rows, key=_order)
 
 
+def measured_rows(runs: Sequence[Run]) -> list[MeasuredRow]:
+    """The `rows` of the runs' results, those with the same labels as one, in order of first appearance."""
+    groups: dict[tuple[tuple[str, str], ...], list[dict[str, float]]] = {}
+    for row in itertools.chain.from_iterable(run.result["rows"] for run in runs):
+        labels = tuple((name, value) for name, value in row.items() if name != "metrics")
+        groups.setdefault(labels, []).append(numbers(row["metrics"]))
+    return [
+        MeasuredRow(dict(labels), _estimates(seeds, [{}] * len(seeds), union(seeds)), len(seeds))
+        for labels, seeds in groups.items()
+    ]
+
+
 def _order(row: Row) -> tuple[Any, ...]:
-    known = list(METHODS)
+    known = list(METHOD_LABELS)
     place = known.index(row.method) if row.method in known else len(known)
     return row.data, row.model, place, row.method, -(row.target or 0.0), row.settings
 
 
 def _split_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    asked = []
-    for run in runs:
-        settings = dict(mapping(run.config.get("training")))
-        settings |= {f"evaluation {key}": value for key, value in mapping(run.result.get("evaluation")).items()}
-        asked.append({k: v for k, v in settings.items() if k.removeprefix("evaluation ") not in _INCIDENTAL})
-    keys = sorted(set().union(*asked))
-    different = [key for key in keys if len({json.dumps(settings.get(key)) for settings in asked}) > 1]
-    whole = [_listed(settings, different) for settings in asked]
-    # what is 0 is usually not there: "margin=8.0" beside no margin says enough
-    short = [_listed(settings, [key for key in different if settings.get(key)]) for settings in asked]
-    labels = short if len(set(short)) == len(set(whole)) else whole
+    asked = [{k: v for k, v in settings(run).items() if k.removeprefix("evaluation ") not in _INCIDENTAL} for run in runs]
+    different = [key for key in sorted(union(asked)) if len({json.dumps(one.get(key)) for one in asked}) > 1]
+    whole = [_settings_text(one, different) for one in asked]
+    # A setting of 0 is usually an option not taken: "margin=8.0" beside no margin says enough.
+    short = [_settings_text(one, [key for key in different if one.get(key)]) for one in asked]
     split: dict[str, list[Run]] = {}
-    for run, label in zip(runs, labels, strict=True):
-        split.setdefault(label, []).append(run)
+    for run, text in zip(runs, short if len(set(short)) == len(set(whole)) else whole, strict=True):
+        split.setdefault(text, []).append(run)
     return split
 
 
-def _listed(settings: Mapping[str, Any], keys: Sequence[str]) -> str:
-    return clean(", ".join(f"{key}={settings.get(key)}" for key in keys))
+def _settings_text(asked: Mapping[str, Any], keys: Sequence[str]) -> str:
+    return clean(", ".join(f"{key}={asked.get(key)}" for key in keys))
 
 
 def _refuse_twins(runs: Sequence[Run]) -> None:
@@ -202,28 +209,24 @@ def _refuse_twins(runs: Sequence[Run]) -> None:
             raise InputError("every seed of a row once", twins, "Leave one of the two folders out.")
 
 
-def _estimates(runs: Sequence[Run]) -> dict[str, Estimate]:
+def _estimates(
+    seeds: Sequence[Mapping[str, float]], samples: Sequence[Mapping[str, float]], keys: Sequence[str]
+) -> dict[str, Estimate]:
+    """The estimate of each key that some seed has, and the samples behind it."""
     estimates = {}
-    for column in COLUMNS:
-        measured = [(run, value) for run in runs if (value := metric(run, column.key)) is not None]
+    for key in keys:
+        counted_as = "certified" if key.startswith("certified_") else key
+        measured = [(seed[key], counts.get(counted_as)) for seed, counts in zip(seeds, samples, strict=True) if key in seed]
         if measured:
-            key = "certified" if column.key.startswith("certified_") else column.key
-            counts = [number(mapping(run.result.get("samples")).get(key)) for run, _ in measured]
-            samples = min((int(count) for count in counts if count is not None), default=None)
-            estimates[column.key] = Estimate(*mean_interval([value for _, value in measured]), len(measured), samples)
+            values, counts = zip(*measured, strict=True)
+            fewest = min((int(count) for count in counts if count is not None), default=None)
+            estimates[key] = Estimate(*mean_interval(values), len(values), fewest)
     return estimates
 
 
-def metric(run: Run, key: str) -> float | None:
-    """A run's value of a column, None if it was not measured."""
-    if key.startswith("lipschitz_"):
-        return number(mapping(run.result.get("lipschitz")).get(key.removeprefix("lipschitz_")))
-    if key.startswith("certified_"):
-        points = run.result.get("certified")
-        found = [mapping(point) for point in points] if isinstance(points, list) else []
-        eps = float(key.removeprefix("certified_"))
-        return next((number(point.get("certified_accuracy")) for point in found if point.get("eps") == eps), None)
-    return number(run.result.get(key))
+def union(mappings: Iterable[Mapping[str, object]]) -> list[str]:
+    """The keys of all mappings, each once, in order of first appearance."""
+    return list(dict.fromkeys(key for one in mappings for key in one))
 
 
 def used_columns(rows: Sequence[Row]) -> list[Column]:
@@ -231,24 +234,14 @@ def used_columns(rows: Sequence[Row]) -> list[Column]:
     return [column for column in COLUMNS if any(column.key in row.metrics for row in rows)]
 
 
-def distinct(values: Sequence[object]) -> list[Any]:
-    """The different values in order of first appearance, whatever their type; None left out."""
-    return list({json.dumps(value): value for value in values if value is not None}.values())
-
-
 def provenance(runs: Sequence[Run]) -> Json:
     """What the runs record of their making: the common value of each entry, or the different ones; first and last date."""
     records = [mapping(run.result.get("provenance")) for run in runs]
-    seeds = sorted(distinct([run.result["seed"] for run in runs]), key=_numbers_first)
+    seeds = sorted(distinct([run.result["seed"] for run in runs]), key=numbers_first)
     merged: Json = {"runs": len(runs), "seeds": seeds}
-    for key in dict.fromkeys(key for record in records for key in record):
-        values = sorted(distinct([record.get(key) for record in records]), key=_numbers_first)
+    for key in union(records):
+        values = sorted(distinct([record.get(key) for record in records]), key=numbers_first)
         if key == "date":
             values = values[:1] + values[1:][-1:]
         merged[key] = values[0] if len(values) == 1 else values or None
     return merged
-
-
-def _numbers_first(value: object) -> tuple[float, str]:
-    as_number = number(value)
-    return (math.inf if as_number is None else as_number), str(value)

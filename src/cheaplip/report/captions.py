@@ -1,10 +1,11 @@
-"""What the page says in words, for a reader who has not read the paper."""
+"""The texts of the run page, for a reader who has not read the paper."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .aggregate import CERTIFIED_AT, METHODS, Row, clean, distinct, mapping, number, used_columns
+from .aggregate import CERTIFIED_AT, METHOD_LABELS, Row, used_columns
+from .run_values import bound_texts, distinct, metrics, numbers
 from .tables import value_text
 
 ABOUT_METHODS = {
@@ -60,9 +61,9 @@ def lead(rows: Sequence[Row]) -> str:
 
 
 def about_methods(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """The methods among `rows` that we know, each with a sentence."""
+    """The paper's methods among `rows`, each with a sentence."""
     used = {row.method for row in rows}
-    return [(METHODS[method], text) for method, text in ABOUT_METHODS.items() if method in used]
+    return [(METHOD_LABELS[method], text) for method, text in ABOUT_METHODS.items() if method in used]
 
 
 def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
@@ -72,6 +73,7 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
     of_length = f" of {step}" if step else ""
     within = f"eps = {eps}" if eps else "eps"
     start = f"the best of {restarts} random starts" if restarts not in ("", "1") else "a random start"
+    scope = _bounds(rows, "Scope", "scope")
     text = {
         "train_accuracy": "Share of the training samples classified correctly.",
         "test_accuracy": "The same on samples the network has never seen.",
@@ -97,8 +99,8 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
         "train_loss": "Mean loss on the training samples.",
         "test_loss": "Mean loss on samples the network has never seen.",
         "weight": "Factor of the penalty at the end of training: λ of CLIP, μ of Weight Reg.",
-        "lipschitz_lower": f"Lip is at least this: an example proves it. Rounded down.{_bound_method(rows, 'lower')}",
-        "lipschitz_upper": f"Lip is at most this: proven. Rounded up.{_bound_method(rows, 'upper')}{_scope(rows)}",
+        "lipschitz_lower": "Lip is at least this: an example proves it. Rounded down." + _bounds(rows, "By", "lower"),
+        "lipschitz_upper": "Lip is at most this: proven. Rounded up." + _bounds(rows, "By", "upper") + scope,
         "seconds": "Time of the run on the machine named below.",
     }
     return [
@@ -109,17 +111,16 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 def missing_bounds(rows: Sequence[Row]) -> list[str]:
     """For each row without an upper bound, the reason that its runs give."""
-    lipschitz = {row: [mapping(run.result.get("lipschitz")) for run in row.runs] for row in rows}
     return [
-        f"{row.label} has no upper bound: {clean(reason)}"
-        for row, brackets in lipschitz.items()
-        for reason in distinct([bracket.get("reason") for bracket in brackets if number(bracket.get("upper")) is None])
+        f"{row.label} has no upper bound: {reason}"
+        for row in rows
+        for reason in distinct([bound_texts(run).get("reason") for run in row.runs if "lipschitz_upper" not in metrics(run)])
     ]
 
 
 def _setting(rows: Sequence[Row], key: str) -> str:
-    values = [number(mapping(run.result.get("evaluation")).get(key)) for row in rows for run in row.runs]
-    return " or ".join(value_text(value, "number") for value in distinct(values))
+    values = distinct([numbers(run.result.get("evaluation")).get(key) for row in rows for run in row.runs])
+    return " or ".join(value_text(value, "number") for value in values)
 
 
 def _samples(rows: Sequence[Row], key: str) -> str:
@@ -127,13 +128,6 @@ def _samples(rows: Sequence[Row], key: str) -> str:
     return f" {' or '.join(f'{count:,}' for count in counts)} samples." if counts else ""
 
 
-def _bound_method(rows: Sequence[Row], side: str) -> str:
-    brackets = [mapping(run.result.get("lipschitz")) for row in rows for run in row.runs]
-    methods = [clean(name) for name in distinct([mapping(bracket.get("method")).get(side) for bracket in brackets])]
-    return f" By: {'; '.join(methods)}." if methods else ""
-
-
-def _scope(rows: Sequence[Row]) -> str:
-    brackets = [mapping(run.result.get("lipschitz")) for row in rows for run in row.runs]
-    scopes = [clean(scope) for scope in distinct([bracket.get("scope") for bracket in brackets])]
-    return f" Scope: {'; '.join(scopes)}." if scopes else ""
+def _bounds(rows: Sequence[Row], title: str, key: str) -> str:
+    texts = distinct([bound_texts(run).get(key) for row in rows for run in row.runs])
+    return f" {title}: {'; '.join(texts)}." if texts else ""

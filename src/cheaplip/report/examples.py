@@ -1,6 +1,6 @@
-"""The example pairs of a run, before and after ascent: read from `pairs*.npz`, made ready for the page.
+"""The example pairs of a run before and after ascent, read from `pairs*.npz` and turned into pictures and texts.
 
-`pairs.npz` is of the trained network, `pairs-7.npz` of the network after epoch 7.
+`pairs.npz` belongs to the trained network, `pairs-7.npz` to the network after epoch 7.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from matplotlib.image import imsave
 
 from ..errors import InputError
 from ..run_folder import PAIRS, Run
-from .aggregate import Row, clean
+from .aggregate import Row
+from .run_values import clean
 from .tables import value_text
 
-MOST_PAIRS = 4
-"""Pairs shown of a run."""
+MAX_PAIRS = 4
+"""Pairs on the page of one run."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -35,9 +36,9 @@ class Point:
     name: str  # u or v
     image: str | None  # data URI
     curve: str | None  # points of an SVG polyline in a box of 100 x 60
-    numbers: str  # the values themselves where there are hardly any
+    numbers: str  # the values, if they are at most 4
     prediction: str  # empty for regression
-    alternative: str  # what the picture shows, in words
+    alternative: str  # the picture in words
 
 
 @dataclass(frozen=True)
@@ -50,26 +51,23 @@ class Moment:
     distance: str
 
 
-@dataclass(frozen=True)
-class Example:
-    """A pair before the ascent, after it across training, and after it on the trained network."""
-
-    moments: list[Moment]
+Example = list[Moment]
+"""A pair before the ascent, after it across training, and after it on the trained network."""
 
 
-def examples_of(row: Row) -> tuple[Run, list[Example]] | None:
-    """The first run of the row that has example pairs, and these; None if no run has any.
+def examples_of(row: Row) -> list[Example]:
+    """The example pairs of the row's first run that has some; empty if no run has any.
 
     Raises:
         InputError: a file of pairs cannot be read or lacks an array.
     """
-    for run in row.runs:
-        if (run.folder / PAIRS).exists():
-            return run, _read_examples(run)
-    return None
+    run = next((run for run in row.runs if (run.folder / PAIRS).exists()), None)
+    return [] if run is None else _read_examples(run)
 
 
 def _read_examples(run: Run) -> list[Example]:
+    names = run.result.get("class_names")
+    class_names = [clean(name) for name in names] if isinstance(names, list) else []
     trained = _read(run.folder / PAIRS)
     epochs = {
         int(found[1]): path for path in run.folder.glob("pairs-*.npz") if (found := re.search(r"-(\d+)\.npz$", path.name))
@@ -77,22 +75,18 @@ def _read_examples(run: Run) -> list[Example]:
     stages = [("before ascent", "before", trained)]
     stages += [(f"after ascent, epoch {epoch}", "after", _read(path)) for epoch, path in sorted(epochs.items())]
     stages.append(("after ascent", "after", trained))
-    names = run.result.get("class_names")
-    names = [clean(name) for name in names] if isinstance(names, list) else []
     inputs = [arrays[f"{name}_{when}"] for _, when, arrays in stages for name in "uv"]  # (pairs, *input)
-    # One scale of brightness, or of height, for everything shown.
-    low, high = min(0.0, *(points.min() for points in inputs)), max(1.0, *(points.max() for points in inputs))
+    # All pictures have one scale of brightness, or of height.
+    span = min(0.0, *(points.min() for points in inputs)), max(1.0, *(points.max() for points in inputs))
     pairs = min(len(points) for points in inputs)
-    return [
-        Example([_moment(arrays, i, title, when, (low, high), names) for title, when, arrays in stages]) for i in range(pairs)
-    ]
+    return [[_moment(arrays, i, title, when, span, class_names) for title, when, arrays in stages] for i in range(pairs)]
 
 
 def _read(path: Path) -> dict[str, Array]:
     """The arrays of one file, the first pairs of each."""
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key][:MOST_PAIRS] for key in file.files}
+            arrays = {key: file[key][:MAX_PAIRS] for key in file.files}
         wanted = [f"{name}_{when}" for name in ("u", "v", "quotient") for when in ("before", "after")]
         if not all(np.isfinite(arrays[name]).all() for name in wanted):
             raise ValueError("not all values are finite")

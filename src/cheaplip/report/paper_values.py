@@ -1,4 +1,4 @@
-"""What the paper and its authors' README print, to stand beside our measurements. Fractions, as in `result.json`."""
+"""The values that the paper and the README of its authors' code print. Accuracies are fractions, as in `result.json`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,6 @@ _README: dict[tuple[str, float | None], tuple[float, ...]] = {
 }
 _README_KEYS = ("test_accuracy", "noise_accuracy_clamped", "pgd_accuracy_clamped")
 _NETWORKS = {"mnist": "mlp 784-64-64-10", "fashion-mnist": "cnn"}
-
 
 NOTE = "In brackets: Table 1 of the paper; for the network 784-200-80-10, the README of its authors' code."
 

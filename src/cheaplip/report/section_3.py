@@ -6,18 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .experiment_page import Part, write_study
-from .measured import MeasuredRow
+from .aggregate import MeasuredRow
+from .experiment_page import PageSection, write_experiment_page
 
 LEAD = "What the theory promises of the penalised problem, held against cases whose answers are known."
-PARTS = (
-    Part(
+SECTIONS = (
+    PageSection(
         "Proposition 2: the weight trades risk for slope",
         "Along a rising λ the risk of the minimisers never falls and their Lipschitz constant never rises. With only the last "
         "layer free the problem is convex, and a deterministic solver finds its minimisers: the violations are 0 within the "
         "solver's accuracy. With all layers free it finds local minimisers, which differ from start to start.",
     ),
-    Part(
+    PageSection(
         "Proposition 3: a vanishing weight finds the flattest interpolant",
         "As λ falls to 0, the fit tends to one that meets the data with the smallest Lipschitz constant possible. In one "
         "dimension that is the largest slope between neighbours, in two that over all pairs (McShane; Kirszbraun, where the "
@@ -25,14 +25,14 @@ PARTS = (
         "dimensions the Jacobian between the points of the pair set is larger, since the network's features cannot follow "
         "the extension exactly.",
     ),
-    Part(
+    PageSection(
         "Proposition 4 and Remark 2: a large weight finds the best constant",
         "In one dimension even the exact λ from which on the minimiser is constant is known: just above it the fit is flat, "
         "just below it is not. For squared loss the constant is the mean of the labels, projected on what the output can "
-        "reach; "
-        "for cross-entropy the logits are the logarithms of the class frequencies. The distance is the largest on [-4, 4].",
+        "reach; for cross-entropy the logits are the logarithms of the class frequencies. The distance is the largest on "
+        "[-4, 4].",
     ),
-    Part(
+    PageSection(
         "Example (1): the product of the layers' norms is loose",
         "|x| as a ReLU network has the constant 1; the product of its layers' norms is 2.",
     ),
@@ -41,4 +41,5 @@ PARTS = (
 
 def write_page(rows: Sequence[MeasuredRow], out: Path, provenance: Mapping[str, Any]) -> None:
     """Write `out`/index.html."""
-    write_study(out, title="Analysis, Section 3", lead=LEAD, parts=PARTS, rows=rows, provenance=provenance)
+    title = "Analysis, Section 3"
+    write_experiment_page(out, title=title, lead=LEAD, sections=SECTIONS, rows=rows, provenance=provenance)

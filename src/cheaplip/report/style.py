@@ -1,7 +1,7 @@
 """How the report draws: colours, styles, and matplotlib figures turned into inline SVG.
 
-Colours are CSS custom properties, so that one SVG serves the light and the dark page; letters stay letters, in the
-page's own font; every plot has a title and a description for those who do not see it. Nothing depends on the clock.
+Colours are CSS custom properties, so that one SVG serves the light and the dark page. Letters stay letters, in the
+page's own font. Every plot has a title and a description for screen readers. Nothing depends on the clock.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import io
 import re
 import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import cycle
 from typing import Any
 
 import matplotlib
 from markupsafe import Markup
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from .aggregate import METHODS, Row
+from .aggregate import METHOD_LABELS, Row
 
 PALETTE = {  # light, dark; grey, orange, blue differ for every kind of colour vision and in brightness
     "ink": ("#20262e", "#e4e7eb"),
@@ -56,6 +60,8 @@ _RC: dict[Any, Any] = {
     "lines.linewidth": 1.8,
     "lines.solid_capstyle": "round",
 }
+NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+"""The metadata that an SVG leaves out, so that the same drawing is always the same file."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +72,11 @@ class Style:
     dashes: tuple[float, ...]
 
     @property
+    def ink(self) -> str:
+        """The colour as matplotlib wants it."""
+        return PALETTE[self.colour][0]
+
+    @property
     def line(self) -> tuple[float, tuple[float, ...] | None]:
         """The dash pattern as matplotlib wants it."""
         return 0.0, self.dashes or None
@@ -73,20 +84,21 @@ class Style:
 
 def row_styles(rows: Sequence[Row]) -> dict[Row, Style]:
     """A style for every row: methods keep their colour, rows of one method get different dashes."""
-    others = sorted({row.method for row in rows} - METHODS.keys())
-    colours = {method: method for method in METHODS}
-    colours |= {method: f"other-{i % 3 + 1}" for i, method in enumerate(others)}
-    seen: dict[tuple[str, str, str], int] = {}
-    styles = {}
-    for row in rows:
-        key = (row.data, row.model, row.method)
-        styles[row] = Style(colours[row.method], _DASHES[seen.get(key, 0) % len(_DASHES)])
-        seen[key] = seen.get(key, 0) + 1
-    return styles
+    others = sorted({row.method for row in rows} - METHOD_LABELS.keys())
+    colours = {method: method for method in METHOD_LABELS} | {method: f"other-{i % 3 + 1}" for i, method in enumerate(others)}
+    dashes: dict[tuple[str, str, str], Iterator[tuple[float, ...]]] = defaultdict(lambda: cycle(_DASHES))
+    return {row: Style(colours[row.method], next(dashes[row.data, row.model, row.method])) for row in rows}
+
+
+def plain_log_ticks(axis: Axis, *, fine: bool) -> None:
+    """Ticks of a log scale as plain numbers: at the powers of 10; if `fine`, also at 2 and 5 times them."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if fine else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))  # 0.01, not a power typeset as a picture
+    axis.set_minor_locator(NullLocator())
 
 
 @contextmanager
-def new_figure(*, width: float = 4.7, height: float = 3.1) -> Iterator[Figure]:
+def new_figure(width: float = 4.7, height: float = 3.1) -> Iterator[Figure]:
     """A figure in the report's style, sizes in inches; draw on it and `finish` it inside."""
     with matplotlib.rc_context(_RC), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # the browser has the letters that matplotlib's font lacks
@@ -94,16 +106,10 @@ def new_figure(*, width: float = 4.7, height: float = 3.1) -> Iterator[Figure]:
 
 
 def finish(figure: Figure, name: str, title: str, description: str) -> Markup:
-    """The figure as inline SVG; `name` must be unique on the page."""
+    """The figure as inline SVG in the colours of the page; `name` must be unique on it and makes the ids unique."""
     buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _inline(buffer.getvalue(), name, title, description)
-
-
-def _inline(svg: str, name: str, title: str, description: str) -> Markup:
-    """The drawing as an element of the page: its ids made unique, its colours the page's, described in words."""
-    found = re.search(r'viewBox="([^"]+)"[^>]*>(.*)</svg>', svg, re.DOTALL)
+    figure.savefig(buffer, format="svg", transparent=True, metadata=NO_METADATA)
+    found = re.search(r'viewBox="([^"]+)"[^>]*>(.*)</svg>', buffer.getvalue(), re.DOTALL)
     assert found is not None  # matplotlib writes nothing else
     box, body = found.groups()
     body = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", body)
