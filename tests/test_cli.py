@@ -330,7 +330,7 @@ def test_reproduce(call, monkeypatch):
 def test_reproduce_a_section(call, monkeypatch):
     from cheaplip.experiments import section_3
 
-    monkeypatch.setattr(section_3, "PARTS", {"absolute-value": section_3.absolute_value})
+    monkeypatch.setattr(section_3, "MEASUREMENTS", {"absolute-value": section_3.absolute_value})
     monkeypatch.setenv("CHEAPLIP_DATA", "nowhere")  # of no concern to it
     code, out, err = call("reproduce", "analysis", "--seeds", 2, "--out", "results")
     assert code == 0
@@ -347,7 +347,7 @@ def test_reproduce_a_section(call, monkeypatch):
     def fails(seed, settings):
         raise KeyboardInterrupt if seed else ZeroDivisionError("by zero")
 
-    monkeypatch.setattr(section_3, "PARTS", {"fails": fails})
+    monkeypatch.setattr(section_3, "MEASUREMENTS", {"fails": fails})
     code, _, err = call("reproduce", "analysis", "--seeds", 1, "--out", "other")
     assert code == 1
     assert "fails-0 failed: ZeroDivisionError: by zero" in err

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from cheaplip.experiments.figure_2 import Settings, constant_threshold, measure, reproduce_regression, sample, train, truth
+from cheaplip.experiments.figure_2 import Figure2Config, constant_threshold, measure, reproduce_regression, sample, train, truth
 from cheaplip.models import mlp
 from cheaplip.regularization.discrepancy import ConstantWeight
 from cheaplip.report.figure_2 import FIGURES, fits_of
 from cheaplip.report.style import new_figure
 
-SMALL = Settings(hidden=(20,), chain_steps=15, path_steps=10, path=(1.0, 0.01), grid=41, fine_grid=401)
+SMALL = Figure2Config(hidden=(20,), chain_steps=15, path_steps=10, path=(1.0, 0.01), grid=41, fine_grid=401)
 
 
 @pytest.fixture(scope="module")
@@ -25,13 +25,13 @@ def reproduced(tmp_path_factory):
 
 
 def test_the_data_lie_where_the_paper_has_them():
-    x, y = sample(3, Settings(noise=0.0))
+    x, y = sample(3, Figure2Config(noise=0.0))
     assert 15 <= len(x) <= 50
     inside = (x.abs() >= 3) | (x.abs() <= 0.3)
     assert inside.all()
     assert torch.equal(y, truth(x))
     assert truth(torch.tensor([-4.0, -3.0, 0.0, 3.5])).tolist() == [0.5, 0.0, 0.0, 0.25]
-    noise = torch.cat([y - truth(x) for x, y in (sample(seed, Settings()) for seed in range(60))])
+    noise = torch.cat([y - truth(x) for x, y in (sample(seed, Figure2Config()) for seed in range(60))])
     assert float(noise.std()) == pytest.approx(0.067, rel=0.1)
 
 
@@ -53,7 +53,7 @@ def test_above_the_threshold_training_ends_at_the_mean_and_below_it_does_not():
     for factor in (2.0, 0.05):
         torch.manual_seed(0)
         model = mlp((1,), 1, hidden=(20,), activation="tanh")
-        train(model, data, ConstantWeight(factor * threshold), 400, Settings(lr=0.02), 0)
+        train(model, data, ConstantWeight(factor * threshold), 400, Figure2Config(lr=0.02), 0)
         heights[factor] = model(grid).detach()
     assert float((heights[2.0] - data[1].mean()).abs().max()) < 0.01
     assert float(heights[0.05].max() - heights[0.05].min()) > 0.1

@@ -11,10 +11,10 @@ from torch import nn
 
 from cheaplip.errors import InputError
 from cheaplip.experiments import section_3 as analysis
-from cheaplip.experiments.measurements import run_parts
+from cheaplip.experiments.measurements import run_measurements
 from cheaplip.experiments.section_3 import (
-    PARTS,
-    Settings,
+    MEASUREMENTS,
+    Section3Config,
     absolute_value,
     absolute_value_network,
     minimal_constant,
@@ -26,7 +26,7 @@ from cheaplip.experiments.sqp import solve_path
 from cheaplip.pairs.sets import PairSet
 from support.networks import without
 
-SMALL = Settings(points=4, points_a_side=2, starts=2, weights=5, hidden=2, features=8, grid=3, iterations=20, steps=300)
+SMALL = Section3Config(points=4, points_a_side=2, starts=2, weights=5, hidden=2, features=8, grid=3, iterations=20, steps=300)
 
 
 def line(*values):
@@ -128,7 +128,7 @@ def test_the_table_has_every_claim(tmp_path):
 
 # The parts of an experiment
 
-QUICK = {"absolute-value": PARTS["absolute-value"], "minimal-constant": PARTS["minimal-constant"]}
+QUICK = {"absolute-value": MEASUREMENTS["absolute-value"], "minimal-constant": MEASUREMENTS["minimal-constant"]}
 
 
 def contents(runs):
@@ -136,8 +136,8 @@ def contents(runs):
 
 
 def test_the_numbers_do_not_depend_on_the_number_of_jobs(tmp_path):
-    one, _ = run_parts(QUICK, SMALL, tmp_path / "one", seeds=2)
-    two, _ = run_parts(QUICK, SMALL, tmp_path / "two", seeds=2, workers=2)
+    one, _ = run_measurements(QUICK, SMALL, tmp_path / "one", seeds=2)
+    two, _ = run_measurements(QUICK, SMALL, tmp_path / "two", seeds=2, workers=2)
     assert contents(one) == contents(two)
     assert len(contents(one)) == 4
     assert contents(one)["minimal-constant-0.json"] != contents(one)["minimal-constant-1.json"]
@@ -156,26 +156,26 @@ def failing(seed, settings):
 
 def test_an_interrupted_experiment_continues(tmp_path):
     with contextlib.suppress(KeyboardInterrupt):
-        run_parts({"part": interrupted}, SMALL, tmp_path, seeds=2)
+        run_measurements({"part": interrupted}, SMALL, tmp_path, seeds=2)
     (first,) = tmp_path.iterdir()
     stamp = first.stat().st_mtime_ns
-    runs, failures = run_parts({"part": absolute_value}, SMALL, tmp_path, seeds=2)
+    runs, failures = run_measurements({"part": absolute_value}, SMALL, tmp_path, seeds=2)
     assert (len(runs), failures) == (2, [])
     assert first.stat().st_mtime_ns == stamp
 
 
 def test_a_part_that_fails_is_named_and_takes_no_other_along(tmp_path):
-    runs, (failure,) = run_parts({"wrong": failing, "right": absolute_value}, SMALL, tmp_path, seeds=1)
+    runs, (failure,) = run_measurements({"wrong": failing, "right": absolute_value}, SMALL, tmp_path, seeds=1)
     assert (failure.name, failure.reason) == ("wrong-0", "ZeroDivisionError: by zero")
     assert [run.folder.name for run in runs] == ["right-0.json"]
 
 
 def test_refusals(tmp_path):
-    run_parts({"part": absolute_value}, SMALL, tmp_path, seeds=1)
+    run_measurements({"part": absolute_value}, SMALL, tmp_path, seeds=1)
     with pytest.raises(InputError, match="of the same settings; got other settings"):
-        run_parts({"part": absolute_value}, Settings(), tmp_path, seeds=1)
+        run_measurements({"part": absolute_value}, Section3Config(), tmp_path, seeds=1)
     with pytest.raises(InputError, match="at least one seed; got 0"):
-        run_parts({"part": absolute_value}, SMALL, tmp_path, seeds=0)
+        run_measurements({"part": absolute_value}, SMALL, tmp_path, seeds=0)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="an output folder that can be written"):
-        run_parts({"part": absolute_value}, SMALL, tmp_path / "file/parts", seeds=1)
+        run_measurements({"part": absolute_value}, SMALL, tmp_path / "file/parts", seeds=1)

@@ -1,7 +1,7 @@
 """Figure 2 of the paper: regression with gaps in the data, section 4.1; and the path of all weights beside it.
 
 The objective is (2) with the mean squared error and the paper's penalty (5), the largest quotient of a pair set that is
-redrawn every epoch. Left open by the paper and chosen here: the fields of `Settings`, Adam, full batches (so an epoch is
+redrawn every epoch. Left open by the paper and chosen here: the fields of `Figure2Config`, Adam, full batches (so an epoch is
 a step, and no pair lives long enough to climb), a cosine learning rate in every phase. What such a pair set sees of the
 constant is measured as `pairs_share`: nearly all of it where the penalty acts, about half of a kink that it left free.
 
@@ -37,7 +37,7 @@ from ..report.figure_2 import write_figures, write_page
 from ..report.tables import write_measured
 from ..run_folder import SCHEMA, Json, Run, write_atomic
 from ..runs.grid import Failure
-from .measurements import Part, run_parts
+from .measurements import Measurement, run_measurements
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -50,7 +50,7 @@ CHAIN = (0.0, 10.0, 1.0, 1e-10)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Figure2Config:
     """What the paper leaves open."""
 
     points: int = 100  # uniform on [-4, 4]; those in the intervals are kept, about 32
@@ -71,7 +71,7 @@ def truth(x: Tensor) -> Tensor:
     return (x.abs() - 3).clamp(min=0) / 2
 
 
-def sample(seed: int, settings: Settings) -> tuple[Tensor, Tensor]:
+def sample(seed: int, settings: Figure2Config) -> tuple[Tensor, Tensor]:
     """Noisy values of `truth` in the three intervals, sorted: x and y, `(n, 1)`."""
     generator = torch.Generator().manual_seed(seed)
     x = LOW + (HIGH - LOW) * torch.rand(settings.points, generator=generator)
@@ -101,7 +101,7 @@ def train(
     data: tuple[Tensor, Tensor],
     scheduler: WeightScheduler,
     steps: int,
-    settings: Settings,
+    settings: Figure2Config,
     seed: int,
     loss_of: Loss = mse_loss,
     power: int = 1,
@@ -135,7 +135,7 @@ def train(
         term.update_weight(loss.item())
 
 
-def chain(seed: int, settings: Settings, *, kind: str, output_activation: str | None, power: int = 1) -> Json:
+def chain(seed: int, settings: Figure2Config, *, kind: str, output_activation: str | None, power: int = 1) -> Json:
     """The four panels, and the control: lambda = 0 from where lambda = 1e-10 started."""
     data, model = sample(seed, settings), _network(settings, output_activation)
     rows, fits = [], []
@@ -155,7 +155,7 @@ def chain(seed: int, settings: Settings, *, kind: str, output_activation: str | 
     return {"rows": rows, "fits": fits}
 
 
-def path(seed: int, settings: Settings) -> Json:
+def path(seed: int, settings: Figure2Config) -> Json:
     """From the largest weight to the smallest, each fit started from the one before: the L-curve."""
     data, model = sample(seed, settings), _network(settings, None)
     x, y = data
@@ -171,7 +171,7 @@ def path(seed: int, settings: Settings) -> Json:
     return {"rows": rows, "fits": fits, "data": {**points, "constant_threshold": threshold}}
 
 
-def discrepancy(seed: int, settings: Settings) -> Json:
+def discrepancy(seed: int, settings: Figure2Config) -> Json:
     """The weight found by the discrepancy principle: training loss = variance of the noise."""
     data, model = sample(seed, settings), _network(settings, None)
     scheduler = DiscrepancyPrinciple(settings.noise**2, quantity="loss", initial=0.01, warmup=0, every=20)
@@ -181,7 +181,7 @@ def discrepancy(seed: int, settings: Settings) -> Json:
     return {"rows": rows, "fits": [_fit(model, settings, "discrepancy", scheduler.weight, metrics)]}
 
 
-def measure(model: nn.Module, data: tuple[Tensor, Tensor], settings: Settings) -> dict[str, float]:
+def measure(model: nn.Module, data: tuple[Tensor, Tensor], settings: Figure2Config) -> dict[str, float]:
     """Risk, error, constants and oscillation of one fit.
 
     `lipschitz` is the largest slope between neighbours of the fine grid, in float64: in one dimension the true constant on
@@ -212,7 +212,7 @@ def measure(model: nn.Module, data: tuple[Tensor, Tensor], settings: Settings) -
     }
 
 
-PARTS: dict[str, Part] = {
+MEASUREMENTS: dict[str, Measurement] = {
     "sigmoid": partial(chain, kind="sigmoid", output_activation="sigmoid"),
     "squared": partial(chain, kind="squared", output_activation="sigmoid", power=2),
     "linear": partial(chain, kind="linear", output_activation=None),
@@ -225,7 +225,7 @@ def reproduce_regression(
     out: Path,
     *,
     seeds: int,
-    settings: Settings | None = None,
+    settings: Figure2Config | None = None,
     workers: int = 1,
     backend: str = "loky",
     progress: bool = False,
@@ -241,10 +241,12 @@ def reproduce_regression(
         progress: show finished parts.
 
     Raises:
-        InputError: what `run_parts` refuses.
+        InputError: what `run_measurements` refuses.
     """
-    settings = settings or Settings()
-    runs, failures = run_parts(PARTS, settings, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress)
+    settings = settings or Figure2Config()
+    runs, failures = run_measurements(
+        MEASUREMENTS, settings, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress
+    )
     if not runs:
         return "", failures
     text = write_measured(runs, out)
@@ -255,7 +257,7 @@ def reproduce_regression(
     return text, failures
 
 
-def _curves(runs: Sequence[Run], settings: Settings) -> Json:
+def _curves(runs: Sequence[Run], settings: Figure2Config) -> Json:
     """What the figures and the page draw: every stored fit, by part, seed and weight."""
     x = torch.linspace(LOW, HIGH, settings.grid)
     fits = [{"seed": run.result["seed"], **fit} for run in runs for fit in run.result["fits"]]
@@ -263,17 +265,17 @@ def _curves(runs: Sequence[Run], settings: Settings) -> Json:
     return {"schema": SCHEMA, "x": _rounded(x), "truth": _rounded(truth(x)), "data": data, "fits": fits}
 
 
-def _fit(model: nn.Module, settings: Settings, kind: str, weight: float, metrics: dict[str, float]) -> Json:
+def _fit(model: nn.Module, settings: Figure2Config, kind: str, weight: float, metrics: dict[str, float]) -> Json:
     numbers = {"risk": metrics["train_loss"], "lipschitz": metrics["lipschitz"]}
     return {"kind": kind, "lambda": weight, **numbers, "fit": _rounded(_curve(model, settings))}
 
 
-def _network(settings: Settings, output_activation: str | None) -> nn.Module:
+def _network(settings: Figure2Config, output_activation: str | None) -> nn.Module:
     return mlp((1,), 1, hidden=settings.hidden, activation="sigmoid", output_activation=output_activation)
 
 
 @torch.no_grad()
-def _curve(model: nn.Module, settings: Settings) -> Tensor:
+def _curve(model: nn.Module, settings: Figure2Config) -> Tensor:
     values: Tensor = model(torch.linspace(LOW, HIGH, settings.grid)[:, None])
     return values.flatten()
 

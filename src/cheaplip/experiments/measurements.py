@@ -1,7 +1,7 @@
-"""Measurements that are no single training: each part of an experiment, for each seed, leaves a file of its own.
+"""Measurements that are no single training: each one, for each seed, leaves a file of its own.
 
-A part is a function of (seed, settings) that returns a JSON object; it draws all randomness from its seed, so the files
-do not depend on how many parts are worked on at once, and an interrupted experiment continues with those not there yet.
+A measurement is a function of (seed, settings) that returns a JSON object; it draws all randomness from its seed, so the files
+do not depend on how many run at once, and an interrupted experiment continues with those not there yet.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from ..provenance import provenance
 from ..run_folder import SCHEMA, Json, Run, prepare_run_folder, read_json, write_json
 from ..runs.grid import Failure, in_parallel, require_workers
 
-Part = Callable[[int, Any], Json]
+Measurement = Callable[[int, Any], Json]
 """From a seed and the experiment's settings (a dataclass) to `{rows: [{label: ..., metrics: {...}}], ...}`."""
 
 
-def run_parts(
-    parts: Mapping[str, Part],
+def run_measurements(
+    measurements: Mapping[str, Measurement],
     settings: Any,
     out: Path,
     *,
@@ -35,19 +35,19 @@ def run_parts(
     backend: str = "loky",
     progress: bool = False,
 ) -> tuple[list[Run], list[Failure]]:
-    """Carry out every part for the seeds 0, 1, ...; each leaves `out`/PART-SEED.json.
+    """Carry out every measurement for the seeds 0, 1, ...; each leaves `out`/NAME-SEED.json.
 
     Args:
-        parts: name -> part.
-        settings: of all parts, a dataclass.
+        measurements: name -> measurement.
+        settings: of all measurements, a dataclass.
         out: folder of the files.
         seeds: how many.
-        workers: parts at once, one thread each.
+        workers: measurements at once, one thread each.
         backend: see `run_grid`.
-        progress: show finished parts and the time left.
+        progress: show finished measurements and the time left.
 
     Returns:
-        What is there, in the order of `parts`, then by seed; and the parts that failed.
+        What is there, in their order, then by seed; and those that failed.
 
     Raises:
         InputError: fewer than one seed, what `run_grid` refuses of workers, a file of other settings.
@@ -56,24 +56,24 @@ def run_parts(
     if seeds < 1:
         raise InputError("at least one seed", seeds, "Give the number of runs of each row.")
     asked = json.loads(json.dumps(asdict(settings)))  # as a file has it
-    files = {f"{name}-{seed}": out / f"{name}-{seed}.json" for name in parts for seed in range(seeds)}
+    files = {f"{name}-{seed}": out / f"{name}-{seed}.json" for name in measurements for seed in range(seeds)}
     for path in files.values():
         if path.exists() and read_json(path).get("settings") != asked:
             raise InputError(f"a file {path} of the same settings", "other settings", "Choose another --out, or remove it.")
     prepare_run_folder(out)
     calls = {
-        f"{name}-{seed}": partial(_measure, part, seed, settings, files[f"{name}-{seed}"])
-        for name, part in parts.items()
+        f"{name}-{seed}": partial(_measure, measurement, seed, settings, files[f"{name}-{seed}"])
+        for name, measurement in measurements.items()
         for seed in range(seeds)
     }
     failures = in_parallel(calls, files, title="parts", workers=workers, backend=backend, progress=progress)
     return [Run(path, {}, read_json(path), []) for path in files.values() if path.exists()], failures
 
 
-def _measure(part: Part, seed: int, settings: Any, path: Path) -> None:
+def _measure(measurement: Measurement, seed: int, settings: Any, path: Path) -> None:
     started = time.perf_counter()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        measured = part(seed, settings)
+        measured = measurement(seed, settings)
     record = {"seed": seed, "settings": asdict(settings), "seconds": time.perf_counter() - started}
     write_json(path, {"schema": SCHEMA, **record, **measured, "provenance": provenance(torch.device("cpu"))})

@@ -33,12 +33,12 @@ from ..report.tables import write_measured
 from ..run_folder import Json
 from ..runs.grid import Failure
 from . import figure_2
-from .measurements import Part, run_parts
+from .measurements import Measurement, run_measurements
 from .sqp import Solution, solve_path
 
 
 @dataclass(frozen=True)
-class Settings:
+class Section3Config:
     """Sizes of the cases."""
 
     points: int = 8  # of the data in one dimension
@@ -52,7 +52,7 @@ class Settings:
     steps: int = 800  # of the library's training, Proposition 4
 
 
-def monotonicity(seed: int, settings: Settings) -> Json:
+def monotonicity(seed: int, settings: Section3Config) -> Json:
     """Proposition 2: along a rising lambda the risk never falls and the constant never rises."""
     x, y = scattered(seed, settings.points, 1)
     threshold = figure_2.constant_threshold(x, y)
@@ -82,7 +82,7 @@ def _violations(paths: Sequence[Sequence[Solution]]) -> dict[str, float]:
     }
 
 
-def minimal_constant(seed: int, settings: Settings) -> Json:
+def minimal_constant(seed: int, settings: Section3Config) -> Json:
     """Proposition 3: as lambda falls to 0, an interpolant of the smallest possible constant."""
     x, y = scattered(seed, settings.points, 1)
     least = float(_slopes(x, y, torch.arange(len(x) - 1), torch.arange(1, len(x))).max())
@@ -108,7 +108,7 @@ def minimal_constant(seed: int, settings: Settings) -> Json:
     return {"rows": rows}
 
 
-def constant_limit(seed: int, settings: Settings) -> Json:
+def constant_limit(seed: int, settings: Section3Config) -> Json:
     """Proposition 4 and Remark 2: for large lambda the best constant that the network can be.
 
     First the least lambda at which the minimiser is constant, which the convex case attains exactly; then the library's
@@ -144,7 +144,7 @@ def constant_limit(seed: int, settings: Settings) -> Json:
         ),
         ("cross-entropy: the log frequencies", _net(3), labels, cross_entropy, frequency.log(), lambda z: z.log_softmax(1)),
     ]
-    options = figure_2.Settings(lr=0.01)
+    options = figure_2.Figure2Config(lr=0.01)
     grid = torch.linspace(figure_2.LOW, figure_2.HIGH, 401)[:, None]
     for name, model, y, loss, expected, reading in cases:
         figure_2.train(model, (x, y), ConstantWeight(10.0), settings.steps, options, seed, loss)
@@ -156,7 +156,7 @@ def constant_limit(seed: int, settings: Settings) -> Json:
     return {"rows": rows}
 
 
-def absolute_value(seed: int, settings: Settings) -> Json:
+def absolute_value(seed: int, settings: Section3Config) -> Json:
     """Example (1): |x| as a ReLU network has the constant 1, its layers' norms the product 2."""
     model = absolute_value_network()
     inputs = 2 * torch.rand(50, 1, generator=torch.Generator().manual_seed(seed)) - 1
@@ -172,7 +172,7 @@ def absolute_value_network() -> nn.Sequential:
     return model
 
 
-PARTS: dict[str, Part] = {
+MEASUREMENTS: dict[str, Measurement] = {
     "monotonicity": monotonicity,
     "minimal-constant": minimal_constant,
     "constant-limit": constant_limit,
@@ -184,14 +184,16 @@ def reproduce_analysis(
     out: Path,
     *,
     seeds: int,
-    settings: Settings | None = None,
+    settings: Section3Config | None = None,
     workers: int = 1,
     backend: str = "loky",
     progress: bool = False,
 ) -> tuple[str, list[Failure]]:
     """Run all parts and write table and page into `out`; see `figure_2.reproduce_regression`."""
-    asked = settings or Settings()
-    runs, failures = run_parts(PARTS, asked, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress)
+    asked = settings or Section3Config()
+    runs, failures = run_measurements(
+        MEASUREMENTS, asked, out / "parts", seeds=seeds, workers=workers, backend=backend, progress=progress
+    )
     if not runs:
         return "", failures
     write_page(measured_rows(runs), out, provenance(runs))
@@ -212,7 +214,7 @@ def _slopes(x: Tensor, y: Tensor, i: Tensor, j: Tensor) -> Tensor:
     return quotient_of(y[i] - y[j], x[i] - x[j])
 
 
-def _kinked(x: Tensor, settings: Settings) -> nn.Module:
+def _kinked(x: Tensor, settings: Section3Config) -> nn.Module:
     """A function linear between the data, its last layer free: ReLUs with kinks at -1 and at the data."""
     hidden, last = nn.Linear(1, len(x) + 1).double(), nn.Linear(len(x) + 1, 1).double()
     nn.init.ones_(hidden.weight)
@@ -220,11 +222,11 @@ def _kinked(x: Tensor, settings: Settings) -> nn.Module:
     return nn.Sequential(hidden.requires_grad_(False), nn.ReLU(), last)
 
 
-def _free(x: Tensor, settings: Settings) -> nn.Module:
+def _free(x: Tensor, settings: Section3Config) -> nn.Module:
     return mlp((1,), 1, hidden=(settings.hidden,), activation="tanh").double()
 
 
-def _features(settings: Settings, outputs: int) -> nn.Module:
+def _features(settings: Section3Config, outputs: int) -> nn.Module:
     """Random tanh units of one slope in random directions, frozen; the last layer is free."""
     hidden, last = nn.Linear(2, settings.features).double(), nn.Linear(settings.features, outputs).double()
     direction = torch.randn(settings.features, 2, dtype=torch.float64)
@@ -243,7 +245,7 @@ def _neighbours(x: Tensor) -> PairSet:
     return PairSet(points[:-1], points[1:])
 
 
-def _lattice(settings: Settings, x: Tensor) -> PairSet:
+def _lattice(settings: Section3Config, x: Tensor) -> PairSet:
     """Pairs of neighbours, along the sides and the diagonals, of a lattice on [-1, 1]^2, and all pairs of the data."""
     g = _plane(settings.grid)
     i, j = torch.triu_indices(len(x), len(x), 1)

@@ -15,27 +15,27 @@ from ..runs.config import RunConfig
 from ..runs.configure import configure_run
 from ..runs.grid import Failure, run_grid
 
-Settings = dict[str, Any]
+Options = dict[str, Any]
 
-SEVEN: dict[str, Settings] = {
+SEVEN: dict[str, Options] = {
     "standard": {"method": "standard"},
     **{f"weight-{100 * target:g}": {"method": "weight", "target": target} for target in (0.95, 0.90, 0.85)},
     **{f"clip-{100 * target:g}": {"method": "clip", "target": target} for target in (0.95, 0.90, 0.85)},
 }
 """The rows of Table 1."""
 
-MISSED: dict[str, Settings] = {f"clip-{100 * t:g}": {"method": "clip", "target": t} for t in (0.918, 0.876)}
+MISSED: dict[str, Options] = {f"clip-{100 * t:g}": {"method": "clip", "target": t} for t in (0.918, 0.876)}
 """CLIP at the training accuracies where the paper's CLIP 90 and CLIP 85 ended on MNIST."""
 
-SQUARED: dict[str, Settings] = {
+SQUARED: dict[str, Options] = {
     f"{name}-squared": {**row, "squared": True} for name, row in SEVEN.items() if row["method"] == "weight"
 }
 """Weight Reg. with the square of the norm in equation (6): weight decay."""
 
-SIGMOID: dict[str, Settings] = {f"{name}-sigmoid": {**row, "output_activation": "sigmoid"} for name, row in SEVEN.items()}
+SIGMOID: dict[str, Options] = {f"{name}-sigmoid": {**row, "output_activation": "sigmoid"} for name, row in SEVEN.items()}
 """With a sigmoid after the last layer too, as the authors' code has it; the paper does not say."""
 
-WIDE: dict[str, Settings] = {
+WIDE: dict[str, Options] = {
     "standard": SEVEN["standard"],
     "clip-97": {"method": "clip", "target": 0.97},
     "clip-95": SEVEN["clip-95"],
@@ -43,7 +43,7 @@ WIDE: dict[str, Settings] = {
 """The rows of the authors' README."""
 
 
-MARGINS: dict[str, Settings] = {
+MARGINS: dict[str, Options] = {
     "mnist": {"margin": 8.0, "saturation": 0.3},
     "fashion-mnist": {"margin": 8.0, "saturation": 0.15},
 }
@@ -51,13 +51,13 @@ MARGINS: dict[str, Settings] = {
 saturation is the same; above 2.4 a class may be given up."""
 
 
-def slow(data: str, target: float, activation: str) -> Settings:
+def slow(data: str, target: float, activation: str) -> Options:
     """CLIP with a certificate and margins, for twice the usual time."""
     clip = {"method": "clip", "target": target}
     return {**clip, **MARGINS[data], "activation": activation, "certify": 0.3, "epochs": 60, "lr": 0.05}
 
 
-def proved(data: str, target: float) -> dict[str, Settings]:
+def certified_table(data: str, target: float) -> dict[str, Options]:
     """How much is proved: without the certificate in the penalty, with it; with margins and twice the time; of |x|."""
     name = f"{100 * target:g}"
     clip = SEVEN[f"clip-{name}"]
@@ -70,29 +70,29 @@ def proved(data: str, target: float) -> dict[str, Settings]:
     }
 
 
-def proved_wide(data: str, target: float) -> dict[str, Settings]:
+def certified_wide_table(data: str, target: float) -> dict[str, Options]:
     """The network of which most is proved, in some 12 minutes of one core."""
     wide = {"hidden": (256, 256), "certify": 1.0, "epochs": 250}
     return {f"clip-{100 * target:g}-abs-256": {**slow(data, target, "abs"), **wide}}
 
 
-PROVABLE: Settings = {"activation": "relu", "certified": CERTIFIED_AT}
+CERTIFIABLE: Options = {"activation": "relu", "certified": CERTIFIED_AT}
 """With ReLU: on smooth activations the certificate is looser. |x| keeps the length of what passes it."""
 
-FEWER: Settings = {"attack_samples": 500, "curve_samples": 100, "lipschitz_samples": 100}
+FEWER: Options = {"attack_samples": 500, "curve_samples": 100, "lipschitz_samples": 100}
 """A step of an attack on the CNN takes a hundred times as long as on the MLP."""
 
-BLOCKS: dict[str, tuple[Settings, Mapping[str, Settings]]] = {
+BLOCKS: dict[str, tuple[Options, Mapping[str, Options]]] = {
     "mnist-default": ({"data": "mnist"}, SEVEN | MISSED),
     "mnist-paper": ({"data": "mnist", "preset": "paper", "epochs": 20}, SEVEN | SQUARED | SIGMOID),
-    "mnist-certified": ({"data": "mnist", **PROVABLE}, proved("mnist", 0.95)),
-    "mnist-certified-wide": ({"data": "mnist", **PROVABLE}, proved_wide("mnist", 0.95)),
+    "mnist-certified": ({"data": "mnist", **CERTIFIABLE}, certified_table("mnist", 0.95)),
+    "mnist-certified-wide": ({"data": "mnist", **CERTIFIABLE}, certified_wide_table("mnist", 0.95)),
     "mnist-wide": ({"data": "mnist", "hidden": (200, 80)}, WIDE),
     "fashion-mnist-mlp": ({"data": "fashion-mnist"}, SEVEN),
-    "fashion-mnist-certified": ({"data": "fashion-mnist", **PROVABLE}, proved("fashion-mnist", 0.85)),
+    "fashion-mnist-certified": ({"data": "fashion-mnist", **CERTIFIABLE}, certified_table("fashion-mnist", 0.85)),
     "fashion-mnist-certified-wide": (
-        {"data": "fashion-mnist", **PROVABLE},
-        proved_wide("fashion-mnist", 0.85) | proved_wide("fashion-mnist", 0.80),
+        {"data": "fashion-mnist", **CERTIFIABLE},
+        certified_wide_table("fashion-mnist", 0.85) | certified_wide_table("fashion-mnist", 0.80),
     ),
     "fashion-mnist-cnn": ({"data": "fashion-mnist", "model": "cnn", **FEWER}, SEVEN),
 }
