@@ -90,7 +90,7 @@ def circles(graph):
 if __name__ == "__main__":
     package = Path(sys.argv[1] if len(sys.argv) > 1 else "src/cheaplip")
     rooms, files = arrows(package, room), arrows(package)
-    top = [path for path in package.iterdir() if path.name not in ("__pycache__", "__init__.py", "py.typed")]
+    top = [path for path in package.iterdir() if path.suffix in ("", ".py") and path.name not in ("__pycache__", "__init__.py")]
     print(f"on top: {sum(path.is_file() for path in top)} files, {sum(path.is_dir() for path in top)} folders")
     print(f"rooms: {len(rooms)}, arrows between them: {sum(map(len, rooms.values()))}, circles: {circles(rooms)}")
     print(f"files: {len(files)}, arrows between them: {sum(map(len, files.values()))}, circles: {circles(files)}")
