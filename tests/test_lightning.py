@@ -28,10 +28,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:::lightning")  # its deprecated 
 class Classifier(LipschitzMixin, lightning.LightningModule):
     """What a user writes."""
 
-    def __init__(self, principle, **options):
+    def __init__(self, scheduler, **options):
         super().__init__()
         self.network = dense()
-        self.configure_lipschitz(self.network, perturbed_pairs(digits(60)[0]), principle, active=8, interval=2, **options)
+        self.configure_lipschitz(self.network, perturbed_pairs(digits(60)[0]), scheduler, active=8, interval=2, **options)
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -46,7 +46,7 @@ class Classifier(LipschitzMixin, lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
 
 
-def principle(**settings):
+def scheduler(**settings):
     return DiscrepancyPrinciple(0.7, **{"warmup": 1, "initial": 0.1, **settings})
 
 
@@ -67,7 +67,7 @@ def train(module, epochs, *, data=None, validation=None, ckpt_path=None, **setti
 
 
 def test_the_accuracy_steers_the_weight():
-    module = Classifier(principle())
+    module = Classifier(scheduler())
     trainer = train(module, 20)
     assert module.lipschitz_term.scheduler.calls == 20
     assert module.lipschitz_term.scheduler.weight > 0
@@ -79,7 +79,7 @@ def test_the_accuracy_steers_the_weight():
 
 
 def test_the_principle_sees_the_accuracy_of_the_epoch():
-    module = Classifier(principle())
+    module = Classifier(scheduler())
     x, y = (part[60:] for part in digits())
     expected = float((module.network(x).argmax(1) == y).float().mean())
     module.configure_optimizers = lambda: torch.optim.SGD(module.parameters(), lr=0.0)
@@ -106,11 +106,11 @@ def test_it_is_the_loop_of_the_readme():
 @pytest.mark.parametrize("validates", [False, True])
 def test_a_resumed_run_is_the_same_run(tmp_path, validates):
     validation = samples() if validates else None
-    whole = Classifier(principle(warmup=0))
+    whole = Classifier(scheduler(warmup=0))
     train(whole, 4, validation=validation)
     saver = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, save_last=True)
-    train(Classifier(principle(warmup=0)), 2, validation=validation, enable_checkpointing=True, callbacks=[saver])
-    resumed = Classifier(principle(warmup=0))
+    train(Classifier(scheduler(warmup=0)), 2, validation=validation, enable_checkpointing=True, callbacks=[saver])
+    resumed = Classifier(scheduler(warmup=0))
     train(resumed, 4, validation=validation, ckpt_path=saver.last_model_path)
     assert same_weights(resumed.network, whole.network)
     assert resumed.lipschitz_term.scheduler.state_dict() == whole.lipschitz_term.scheduler.state_dict()
@@ -118,7 +118,7 @@ def test_a_resumed_run_is_the_same_run(tmp_path, validates):
 
 
 def test_a_checkpoint_from_without_the_mixin_starts_the_penalty():
-    module = Classifier(principle())
+    module = Classifier(scheduler())
     module.on_load_checkpoint({})
     assert module.lipschitz_term.scheduler.calls == 0
 
@@ -165,7 +165,7 @@ def test_a_hook_that_does_not_run_is_noticed():
             """Without super()."""
 
     with pytest.raises(InputError, match=r"super\(\).on_train_batch_end"):
-        train(Overriding(principle()), 1)
+        train(Overriding(scheduler()), 1)
 
 
 def test_bases_in_the_wrong_order_are_noticed():
@@ -173,7 +173,7 @@ def test_bases_in_the_wrong_order_are_noticed():
         def __init__(self):
             super().__init__()
             self.network = dense()
-            self.configure_lipschitz(self.network, perturbed_pairs(digits(60)[0]), principle())
+            self.configure_lipschitz(self.network, perturbed_pairs(digits(60)[0]), scheduler())
 
         training_step = Classifier.training_step
         configure_optimizers = Classifier.configure_optimizers
@@ -192,13 +192,13 @@ def test_an_optimizer_with_a_closure_may_ask_twice_in_one_batch():
 WORKER = """
 import os, sys
 import torch
-from test_lightning import Classifier, principle, train
+from test_lightning import Classifier, scheduler, train
 
 torch.set_num_threads(1)
-module = Classifier(principle(warmup=0))
+module = Classifier(scheduler(warmup=0))
 train(module, 3, devices=2, strategy="ddp")
 assert module.trainer.world_size == 2
-state = {"network": module.network.state_dict(), "principle": module.lipschitz_term.scheduler.state_dict()}
+state = {"network": module.network.state_dict(), "scheduler": module.lipschitz_term.scheduler.state_dict()}
 torch.save(state, f"{sys.argv[1]}/{module.global_rank}.pt")
 """
 
@@ -213,5 +213,5 @@ def test_two_processes_stay_together(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
     assert all(torch.equal(first["network"][name], second["network"][name]) for name in first["network"])
-    assert first["principle"] == second["principle"]
-    assert first["principle"]["calls"] == 3
+    assert first["scheduler"] == second["scheduler"]
+    assert first["scheduler"]["calls"] == 3

@@ -27,39 +27,39 @@ def test_the_multiplicative_rule_is_damped_and_bounded(excess, trend):
 
 
 def test_additive_steps_as_in_algorithm_2():
-    principle = DiscrepancyPrinciple(0.9, rule="additive", initial=0.25, increment=0.25, warmup=0)
+    scheduler = DiscrepancyPrinciple(0.9, rule="additive", initial=0.25, increment=0.25, warmup=0)
     weights = []
     for accuracy in (0.95, 0.91, 0.9, 0.5, 0.5, 0.5, 0.99):
-        principle.step(accuracy)
-        weights.append(principle.weight)
+        scheduler.step(accuracy)
+        weights.append(scheduler.weight)
     assert weights == [0.5, 0.75, 0.5, 0.25, 0, 0, 0.25]  # exactly at the target is not above it
 
 
 def test_multiplicative_steps_use_the_change_since_the_last_update():
-    principle = DiscrepancyPrinciple(0.9, initial=1, gain=2, damping=3, largest_step=10, warmup=0)
-    principle.step(0.95)
-    assert principle.weight == pytest.approx(math.exp(2 * 0.05))  # no update before: no change
-    principle.step(0.92)
-    assert principle.weight == pytest.approx(math.exp(2 * 0.05 + 2 * 0.02 + 3 * (0.92 - 0.95)))
+    scheduler = DiscrepancyPrinciple(0.9, initial=1, gain=2, damping=3, largest_step=10, warmup=0)
+    scheduler.step(0.95)
+    assert scheduler.weight == pytest.approx(math.exp(2 * 0.05))  # no update before: no change
+    scheduler.step(0.92)
+    assert scheduler.weight == pytest.approx(math.exp(2 * 0.05 + 2 * 0.02 + 3 * (0.92 - 0.95)))
 
 
 def test_warms_up_and_then_waits_at_0_until_the_target_is_met_once():
-    principle = DiscrepancyPrinciple(0.9, initial=0.5, warmup=2)
+    scheduler = DiscrepancyPrinciple(0.9, initial=0.5, warmup=2)
     weights = []
     for accuracy in (0.99, 0.5, 0.6, 0.89, 0.9, 0.5):
-        principle.step(accuracy)
-        weights.append(principle.weight)
+        scheduler.step(accuracy)
+        weights.append(scheduler.weight)
     assert weights[:4] == [0, 0, 0, 0]
     assert weights[4] == 0.5
     assert 0 < weights[5] < 0.5
 
 
 def test_the_additive_rule_starts_after_the_warmup_alone():
-    principle = DiscrepancyPrinciple(0.9, rule="additive", initial=0.5, increment=0.1, warmup=2)
+    scheduler = DiscrepancyPrinciple(0.9, rule="additive", initial=0.5, increment=0.1, warmup=2)
     weights = []
     for _ in range(3):
-        principle.step(0.1)
-        weights.append(principle.weight)
+        scheduler.step(0.1)
+        weights.append(scheduler.weight)
     assert weights == [0, 0.5, 0.4]
 
 
@@ -73,11 +73,11 @@ def test_every_so_many_calls_make_one_update():
 
 
 def test_a_loss_above_its_target_lowers_the_weight():
-    principle = DiscrepancyPrinciple(0.1, quantity="loss", rule="additive", initial=1, increment=0.5, warmup=0)
-    principle.step(0.2)
-    assert principle.weight == 0.5
-    principle.step(0.05)
-    assert principle.weight == 1
+    scheduler = DiscrepancyPrinciple(0.1, quantity="loss", rule="additive", initial=1, increment=0.5, warmup=0)
+    scheduler.step(0.2)
+    assert scheduler.weight == 0.5
+    scheduler.step(0.05)
+    assert scheduler.weight == 1
     relative = DiscrepancyPrinciple(0.1, quantity="loss", initial=1, gain=1, damping=0, largest_step=9, warmup=0)
     relative.step(0.05)
     assert relative.weight == pytest.approx(math.exp(0.5))
@@ -94,51 +94,51 @@ class Weights(RuleBasedStateMachine):
     )
     def make(self, kind, warmup, every):
         self.options = {"rule": kind, "warmup": warmup, "every": every, "increment": 1.0}
-        self.principle = DiscrepancyPrinciple(0.8, **self.options)
+        self.scheduler = DiscrepancyPrinciple(0.8, **self.options)
         self.calls = 0
 
     @rule(accuracy=st.floats(0, 1))
     def step(self, accuracy):
-        before = self.principle.weight
-        self.principle.step(accuracy)
+        before = self.scheduler.weight
+        self.scheduler.step(accuracy)
         self.calls += 1
         if self.calls % self.options["every"]:
-            assert self.principle.weight == before
+            assert self.scheduler.weight == before
         elif before > 0 and self.options["rule"] == "additive":
-            assert (self.principle.weight >= before) == (accuracy > 0.8)
+            assert (self.scheduler.weight >= before) == (accuracy > 0.8)
 
     @rule()
     def restart(self):
-        state = self.principle.state_dict()
-        self.principle = DiscrepancyPrinciple(0.8, **self.options)
-        self.principle.load_state_dict(state)
-        assert self.principle.state_dict() == state
+        state = self.scheduler.state_dict()
+        self.scheduler = DiscrepancyPrinciple(0.8, **self.options)
+        self.scheduler.load_state_dict(state)
+        assert self.scheduler.state_dict() == state
 
     @invariant()
     def stays_in_bounds(self):
-        if hasattr(self, "principle"):
-            assert 0 <= self.principle.weight < math.inf
+        if hasattr(self, "scheduler"):
+            assert 0 <= self.scheduler.weight < math.inf
             if self.calls < self.options["warmup"] * self.options["every"]:
-                assert self.principle.weight == 0
+                assert self.scheduler.weight == 0
 
 
 TestWeights = Weights.TestCase
 
 
-def plant(principle, *, slope, lag, epochs=60):
+def plant(scheduler, *, slope, lag, epochs=60):
     """Accuracies of a network that loses `slope` of accuracy per unit of log(weight) round the target, met at weight 1.
 
     It answers late: each epoch it goes `lag` of the way to where the weight would bring it.
     """
-    target = principle.target
+    target = scheduler.target
     steepness = slope / (target * (1 - target))
     midpoint = math.log(target / (1 - target)) / steepness
     felt, history = math.log(1e-9), []
     for epoch in range(epochs):
-        felt += lag * (math.log(max(principle.weight, 1e-9)) - felt)
+        felt += lag * (math.log(max(scheduler.weight, 1e-9)) - felt)
         ceiling = 1 - 0.9 * math.exp(-(epoch + 1) / 2)
         history.append(ceiling / (1 + math.exp(steepness * (felt - midpoint))))
-        principle.step(history[-1])
+        scheduler.step(history[-1])
     return history
 
 
@@ -159,17 +159,17 @@ def test_networks_that_answer_at_once_do_not_swing(slope, lag, target):
 
 
 def test_steps_are_long_again_once_they_go_one_way():
-    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
+    scheduler = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
     for accuracy in (0.99, 0.5) * 10:
-        principle.step(accuracy)
-    before = principle.weight
-    principle.step(0.99)
-    assert principle.weight < before * 1.01
+        scheduler.step(accuracy)
+    before = scheduler.weight
+    scheduler.step(0.99)
+    assert scheduler.weight < before * 1.01
     for _ in range(40):
-        principle.step(0.99)
-    before = principle.weight
-    principle.step(0.99)
-    assert principle.weight == pytest.approx(before * math.exp(0.5))
+        scheduler.step(0.99)
+    before = scheduler.weight
+    scheduler.step(0.99)
+    assert scheduler.weight == pytest.approx(before * math.exp(0.5))
 
 
 def test_damping_keeps_a_slow_network_from_swinging():
@@ -178,18 +178,18 @@ def test_damping_keeps_a_slow_network_from_swinging():
 
 
 def test_the_additive_rule_settles_about_its_target():
-    principle = DiscrepancyPrinciple(0.9, rule="additive", initial=0.5, increment=0.05)
-    assert error(plant(principle, slope=0.05, lag=0.5, epochs=200), 0.9) < 0.01
+    scheduler = DiscrepancyPrinciple(0.9, rule="additive", initial=0.5, increment=0.05)
+    assert error(plant(scheduler, slope=0.05, lag=0.5, epochs=200), 0.9) < 0.01
 
 
 def test_a_long_time_below_the_target_is_soon_made_up():
-    principle = DiscrepancyPrinciple(0.9, initial=0.01, warmup=0)
+    scheduler = DiscrepancyPrinciple(0.9, initial=0.01, warmup=0)
     for _ in range(5000):
-        principle.step(0.1)
-    assert principle.weight == pytest.approx(FLOOR * 0.01)
+        scheduler.step(0.1)
+    assert scheduler.weight == pytest.approx(FLOOR * 0.01)
     for _ in range(40):
-        principle.step(0.99)
-    assert principle.weight > 0.01
+        scheduler.step(0.99)
+    assert scheduler.weight > 0.01
 
 
 @pytest.mark.parametrize(
@@ -222,9 +222,9 @@ def test_refusals(options, match):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_refuses_a_diverged_accuracy(value):
-    principle = DiscrepancyPrinciple(0.9)
+    scheduler = DiscrepancyPrinciple(0.9)
     with pytest.raises(InputError, match="finite training accuracy"):
-        principle.step(value)
+        scheduler.step(value)
 
 
 def test_a_constant_weight_stays():
@@ -242,15 +242,15 @@ def test_refuses_constant_weights_below_0_or_not_finite(weight):
 
 
 def test_the_largest_penalty_before_the_first_update_caps_the_weight():
-    principle = DiscrepancyPrinciple(0.9, initial=1.0, warmup=1)
-    assert principle.cap(0.1) == 0.0
-    principle.step(0.95)
-    assert [principle.cap(c) for c in (math.inf, 2.0, 0.25, 0.5)] == [1.0, 1.0, 0.25, 0.25]
-    assert principle.weight == 0.25
-    principle.step(0.95)
-    after = principle.weight
+    scheduler = DiscrepancyPrinciple(0.9, initial=1.0, warmup=1)
+    assert scheduler.cap(0.1) == 0.0
+    scheduler.step(0.95)
+    assert [scheduler.cap(c) for c in (math.inf, 2.0, 0.25, 0.5)] == [1.0, 1.0, 0.25, 0.25]
+    assert scheduler.weight == 0.25
+    scheduler.step(0.95)
+    after = scheduler.weight
     assert 0.25 < after < 1.0
-    assert principle.cap(0.01) == after  # from there the rule moves it
+    assert scheduler.cap(0.01) == after  # from there the rule moves it
 
 
 def test_the_printed_rule_and_a_constant_weight_have_no_cap():

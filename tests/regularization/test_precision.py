@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from cheaplip import PairSet, perturbed_pairs
-from support.regularizers import made
+from support.networks import make_regularizer
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
 
@@ -24,7 +24,7 @@ def batches(n=5):
 
 
 def regularizer_of(model):
-    return made(model, perturbed_pairs(torch.rand(40, 3, 4, generator=torch.Generator().manual_seed(2))), active=8)
+    return make_regularizer(model, perturbed_pairs(torch.rand(40, 3, 4, generator=torch.Generator().manual_seed(2))), active=8)
 
 
 def train_step(model, regularizer, optimizer, x, y):
@@ -77,7 +77,7 @@ def test_a_mixed_precision_loop_follows_the_one_in_single_precision(dtype):
 def test_a_half_precision_model_with_half_precision_pairs(dtype):
     model = network().to(dtype)
     pairs = perturbed_pairs(torch.rand(40, 3, 4))
-    regularizer = made(model, PairSet(pairs.u.to(dtype), pairs.v.to(dtype)), active=8)
+    regularizer = make_regularizer(model, PairSet(pairs.u.to(dtype), pairs.v.to(dtype)), active=8)
     before = regularizer.state.points.clone()
     penalty = regularizer()
     regularizer.step()

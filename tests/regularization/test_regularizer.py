@@ -13,7 +13,7 @@ from cheaplip import PairSet, perturbed_pairs
 from cheaplip.norms import sample_norm
 from cheaplip.regularization.regularizer import reduce_quotients
 from support import oracles
-from support.regularizers import made, network, some_pairs
+from support.networks import make_regularizer, network, some_pairs
 
 REDUCTIONS = pytest.mark.parametrize("reduction", ["max", "mean"])
 POWERS = pytest.mark.parametrize("power", [1, 2])
@@ -31,7 +31,7 @@ def test_reductions(reduction, power, values):
 @POWERS
 def test_penalty_and_its_gradient_are_those_of_the_loop_over_pairs(reduction, power):
     model, pairs = network(), some_pairs(6)
-    made(model, pairs, active=6, reduction=reduction, power=power)().backward()
+    make_regularizer(model, pairs, active=6, reduction=reduction, power=power)().backward()
     actual = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
     quotients = [oracles.differentiable_quotient(model, a, b) for a, b in zip(pairs.u, pairs.v, strict=True)]
@@ -40,7 +40,7 @@ def test_penalty_and_its_gradient_are_those_of_the_loop_over_pairs(reduction, po
     for gradient, parameter in zip(actual, model.parameters(), strict=True):
         oracle = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
         torch.testing.assert_close(gradient, oracle, rtol=1e-4, atol=1e-6)
-    penalty = made(model, pairs, active=6, reduction=reduction, power=power)()
+    penalty = make_regularizer(model, pairs, active=6, reduction=reduction, power=power)()
     torch.testing.assert_close(penalty, expected)
 
 
@@ -54,7 +54,7 @@ def visits(n, active, rounds):
 
     u = torch.stack([torch.arange(float(n)), torch.zeros(n)], dim=1)
     pairs = PairSet(u, u + torch.tensor([0.0, 1.0]))
-    regularizer = made(model, pairs, active=active, step_size=1e-3)
+    regularizer = make_regularizer(model, pairs, active=active, step_size=1e-3)
     calls = []
     for _ in range(rounds * (n // active)):
         regularizer()
@@ -82,7 +82,7 @@ def test_rounds_come_in_different_orders_and_reach_a_remainder_too():
 @pytest.mark.parametrize("interval", [1, 2, 5])
 def test_a_lazy_penalty_comes_every_so_often_with_its_weight(interval):
     model, pairs = network(), some_pairs(12)
-    lazy, eager = made(model, pairs, active=3, interval=interval), made(model, pairs, active=3)
+    lazy, eager = make_regularizer(model, pairs, active=3, interval=interval), make_regularizer(model, pairs, active=3)
     for step in range(20):
         penalty = lazy()
         if step % interval:
@@ -98,7 +98,7 @@ def test_a_lazy_penalty_comes_every_so_often_with_its_weight(interval):
 def test_the_pool_keeps_its_hardest_pairs_and_reaches_all():
     u = torch.arange(1.0, 21)[:, None] * torch.tensor([[1.0, 0.0]])
     pairs = PairSet(u, u + torch.tensor([0.0, 0.01]))  # the quotient of pair i is i, with no slope to ascend
-    regularizer = made(lambda x: x[:, :1].round() * x[:, 1:], pairs, active=4, pool=8, renewal=0.25)
+    regularizer = make_regularizer(lambda x: x[:, :1].round() * x[:, 1:], pairs, active=4, pool=8, renewal=0.25)
     seen = set(regularizer.state.order.tolist())
     for _ in range(60):
         before = regularizer.state.order.tolist()
@@ -120,7 +120,7 @@ def test_a_penalty_sees_pairs_freshly_raised():
     options = {"active": 4, "reduction": "mean", "power": 1}
     before = oracles.quotients(model, pairs.u, pairs.v).mean()
     for rule, step_size in (("normalized", 0.1), ("printed", 0.1), ("accepted", 0.1)):
-        regularizer = made(model, pairs, ascent=rule, step_size=step_size, **options)
+        regularizer = make_regularizer(model, pairs, ascent=rule, step_size=step_size, **options)
         assert regularizer().item() == pytest.approx(before, rel=1e-5)
         regularizer.step()
         assert regularizer().item() > before
@@ -128,14 +128,14 @@ def test_a_penalty_sees_pairs_freshly_raised():
 
 def test_printed_ascent_is_algorithm_1():
     model, pairs = network(), some_pairs(4)
-    regularizer = made(model, pairs, active=4, ascent="printed", step_size=0.05)
+    regularizer = make_regularizer(model, pairs, active=4, ascent="printed", step_size=0.05)
     regularizer.step()
     expected = oracles.algorithm_1(model, pairs.u, pairs.v, 0.05)
     torch.testing.assert_close(regularizer.state.points.unbind(1), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_accepted_ascent_stores_a_step_size_for_each_pair():
-    regularizer = made(network(), some_pairs(4), active=4, ascent="accepted", step_size=1e-3)
+    regularizer = make_regularizer(network(), some_pairs(4), active=4, ascent="accepted", step_size=1e-3)
     for _ in range(3):
         regularizer.step()
     torch.testing.assert_close(regularizer.state.step_size, torch.full((4,), 1e-3 * 1.3**3))
@@ -144,7 +144,7 @@ def test_accepted_ascent_stores_a_step_size_for_each_pair():
 @pytest.mark.parametrize("rule", ["normalized", "printed", "accepted"])
 def test_pairs_stay_in_the_domain_and_apart(rule):
     pairs = perturbed_pairs(torch.rand(8, 4) * 0.8, noise=0.1)
-    regularizer = made(lambda x: 50 * x.square(), pairs, active=8, ascent=rule, step_size=5.0, domain=(0, 1))
+    regularizer = make_regularizer(lambda x: 50 * x.square(), pairs, active=8, ascent=rule, step_size=5.0, domain=(0, 1))
     for _ in range(30):
         regularizer.step()
     state = regularizer.state
@@ -160,7 +160,7 @@ def test_the_given_pairs_the_modes_and_the_gradients_stay_as_they_were():
     before = copy.deepcopy(model.state_dict())
     pairs = some_pairs()
     u, v = pairs.u.clone(), pairs.v.clone()
-    regularizer = made(model, pairs, active=12)
+    regularizer = make_regularizer(model, pairs, active=12)
     regularizer()
     regularizer.step()
     regularizer.lower_bound()
@@ -180,7 +180,7 @@ def test_exploring_finds_slopes_where_there_are_no_data():
     pairs = perturbed_pairs(0.5 * torch.rand(40, 2, generator=torch.Generator().manual_seed(0)))
     found = []
     for explore in (0.0, 0.5):
-        regularizer = made(steep_corner, pairs, domain=(0, 1), explore=explore)
+        regularizer = make_regularizer(steep_corner, pairs, domain=(0, 1), explore=explore)
         assert len(regularizer.pairs) == 40 * (1 + explore)
         for _ in range(40):
             regularizer()
@@ -191,13 +191,13 @@ def test_exploring_finds_slopes_where_there_are_no_data():
 
 
 def test_without_a_domain_nothing_is_explored():
-    assert len(made(network(), some_pairs(8), explore=1.0).pairs) == 8
+    assert len(make_regularizer(network(), some_pairs(8), explore=1.0).pairs) == 8
 
 
 def test_refining_converges_and_belongs_to_the_pair_set():
     torch.manual_seed(0)
     layer = nn.Linear(4, 3)
-    regularizer = made(layer, some_pairs(30), active=4)
+    regularizer = make_regularizer(layer, some_pairs(30), active=4)
     before = regularizer.pairs
     for _ in range(3):
         regularizer()

@@ -9,7 +9,7 @@ from torch import nn
 
 from cheaplip import PairSet, difference_quotient, matched_pairs, uniform_pairs
 from cheaplip.errors import InputError
-from support.regularizers import made, network, some_pairs
+from support.networks import make_regularizer, network, some_pairs
 
 
 class LastState(nn.Module):
@@ -42,7 +42,7 @@ def test_three_lines_in_a_training_loop_lower_the_quotients(kind):
     def trained(weight):
         torch.manual_seed(0)
         model = make()
-        regularizer = made(model, matched_pairs(x[:32]), active=8)
+        regularizer = make_regularizer(model, matched_pairs(x[:32]), active=8)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
         for _ in range(60):
             loss = nn.functional.cross_entropy(model(x), y) + weight * regularizer()
@@ -61,7 +61,7 @@ def test_three_lines_in_a_training_loop_lower_the_quotients(kind):
 def test_the_lower_bound_of_a_linear_map_rises_to_its_norm_and_no_higher():
     layer = nn.Linear(6, 4)
     norm = torch.linalg.matrix_norm(layer.weight.detach().double(), 2).item()
-    regularizer = made(layer, some_pairs(8, (6,)), active=4)
+    regularizer = make_regularizer(layer, some_pairs(8, (6,)), active=4)
     first = regularizer.lower_bound()
     for _ in range(100):
         regularizer()
@@ -74,14 +74,14 @@ def test_the_lower_bound_of_a_linear_map_rises_to_its_norm_and_no_higher():
 def test_the_lower_bound_looks_at_pairs_not_visited_yet():
     u = torch.zeros(20, 1)
     pairs = PairSet(u, u + 0.1 * torch.arange(1, 21.0)[:, None])
-    regularizer = made(lambda x: x.square(), pairs, active=2)
+    regularizer = make_regularizer(lambda x: x.square(), pairs, active=2)
     regularizer()
     assert regularizer.lower_bound(pairs=18) >= 1.8 - 1e-5
 
 
 def test_the_lower_bound_is_at_least_the_steepest_quotient_just_seen():
     model, pairs = network(), some_pairs(400)
-    regularizer = made(model, pairs, active=8, pool=16, reduction="max", power=1)
+    regularizer = make_regularizer(model, pairs, active=8, pool=16, reduction="max", power=1)
     for _ in range(20):
         regularizer()
         regularizer.step()
@@ -89,7 +89,7 @@ def test_the_lower_bound_is_at_least_the_steepest_quotient_just_seen():
 
 
 def test_redrawing_does_not_make_a_lazy_penalty_come_more_often():
-    regularizer = made(network(), uniform_pairs(-torch.ones(4), torch.ones(4), 10, 0.1), interval=5)
+    regularizer = make_regularizer(network(), uniform_pairs(-torch.ones(4), torch.ones(4), 10, 0.1), interval=5)
     due = 0
     for _ in range(20):
         due += regularizer().item() > 0
@@ -100,7 +100,7 @@ def test_redrawing_does_not_make_a_lazy_penalty_come_more_often():
 
 def test_penalties_that_are_not_finite_are_left_out_and_counted():
     model = network()
-    regularizer = made(model, some_pairs())
+    regularizer = make_regularizer(model, some_pairs())
     healthy = regularizer().item()
     before = regularizer.state.points.clone(), regularizer.state.quotient.clone()
     weight = model[0].weight.detach().clone()
@@ -123,7 +123,7 @@ def test_penalties_that_are_not_finite_are_left_out_and_counted():
 def test_a_saved_state_continues_identically(rule, interval):
     def make(seed):
         pairs = uniform_pairs(-torch.ones(4), torch.ones(4), 10, 0.1, seed=0)
-        return made(model, pairs, active=3, pool=6, interval=interval, ascent=rule, seed=seed)
+        return make_regularizer(model, pairs, active=3, pool=6, interval=interval, ascent=rule, seed=seed)
 
     def go_on(regularizer):
         penalties = []
@@ -151,7 +151,7 @@ def test_a_saved_state_continues_identically(rule, interval):
 
 
 def test_redrawing_replaces_all_pairs_by_others_of_the_recipe():
-    regularizer = made(network(), uniform_pairs(-torch.ones(4), torch.ones(4), 10, 0.1), active=3)
+    regularizer = make_regularizer(network(), uniform_pairs(-torch.ones(4), torch.ones(4), 10, 0.1), active=3)
     regularizer()
     before = regularizer.state.points.clone()
     regularizer.redraw()
@@ -161,7 +161,7 @@ def test_redrawing_replaces_all_pairs_by_others_of_the_recipe():
 
 
 def test_given_pairs_cannot_be_redrawn():
-    regularizer = made(network(), PairSet(torch.zeros(2, 4), torch.ones(2, 4)))
+    regularizer = make_regularizer(network(), PairSet(torch.zeros(2, 4), torch.ones(2, 4)))
     with pytest.raises(InputError, match="recipe"):
         regularizer.redraw()
 
@@ -169,7 +169,7 @@ def test_given_pairs_cannot_be_redrawn():
 @pytest.mark.parametrize("rule", ["normalized", "printed", "accepted"])
 def test_double_precision_works(rule):
     pairs = matched_pairs(torch.randn(8, 4, dtype=torch.float64))
-    regularizer = made(network().double(), pairs, active=4, ascent=rule, step_size=0.1)
+    regularizer = make_regularizer(network().double(), pairs, active=4, ascent=rule, step_size=0.1)
     for _ in range(3):
         assert regularizer().dtype == torch.float64
         regularizer.step()
@@ -194,12 +194,12 @@ def test_double_precision_works(rule):
 )
 def test_refusals(options, match):
     with pytest.raises(InputError, match=match):
-        made(network(), some_pairs(), **options)
+        make_regularizer(network(), some_pairs(), **options)
 
 
 def test_refuses_the_state_of_other_pairs_and_models_that_do_not_fit():
-    regularizer = made(network(), some_pairs(12))
+    regularizer = make_regularizer(network(), some_pairs(12))
     with pytest.raises(InputError, match="same pairs"):
-        regularizer.load_state_dict(made(network(), some_pairs(11)).state_dict())
+        regularizer.load_state_dict(make_regularizer(network(), some_pairs(11)).state_dict())
     with pytest.raises(InputError, match="one tensor"):
-        made(lambda x: (x, x), some_pairs())()
+        make_regularizer(lambda x: (x, x), some_pairs())()

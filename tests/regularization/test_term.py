@@ -12,7 +12,7 @@ from cheaplip import ConstantWeight, DiscrepancyPrinciple, LipschitzRegularizer,
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import with_certificate
 from cheaplip.regularization.weight_norm import WeightNorm
-from support.regularizers import made, network, some_pairs
+from support.networks import make_regularizer, network, some_pairs
 
 
 def batch(n=16):
@@ -21,7 +21,7 @@ def batch(n=16):
 
 
 def test_while_the_weight_is_0_nothing_is_computed_and_no_pair_moves():
-    regularizer = made(network(), some_pairs(), active=4)
+    regularizer = make_regularizer(network(), some_pairs(), active=4)
     before = regularizer.state.points.clone()
     term = PenaltyTerm(regularizer, ConstantWeight(0.0))
     regularizer.model = None  # whoever calls it would fail
@@ -34,7 +34,7 @@ def test_while_the_weight_is_0_nothing_is_computed_and_no_pair_moves():
 
 def test_it_is_the_weight_times_the_penalty():
     model, pairs = network(), some_pairs()
-    one, other = made(model, pairs, interval=2), made(model, pairs, interval=2)
+    one, other = make_regularizer(model, pairs, interval=2), make_regularizer(model, pairs, interval=2)
     term = PenaltyTerm(one, ConstantWeight(0.3))
     for _ in range(4):
         torch.testing.assert_close(term(), 0.3 * other())
@@ -72,7 +72,7 @@ def test_a_weight_norm_is_not_capped():
 def test_real_values_are_capped_by_their_variance():
     model = nn.Linear(4, 1)
     scheduler = DiscrepancyPrinciple(0.1, quantity="loss", initial=1e6, warmup=0)
-    term = PenaltyTerm(made(model, some_pairs()), scheduler)
+    term = PenaltyTerm(make_regularizer(model, some_pairs()), scheduler)
     x, _ = batch()
     y = torch.randn(16, 1)
     assert float(term(model(x), y).detach()) == pytest.approx(float(y.var(correction=0)), rel=1e-5)
@@ -82,7 +82,7 @@ def test_it_steers_by_what_it_has_seen():
     model = network()
     x, y = batch(16)
     scheduler = DiscrepancyPrinciple(0.5, warmup=0)
-    term = PenaltyTerm(made(model, some_pairs()), scheduler)
+    term = PenaltyTerm(make_regularizer(model, some_pairs()), scheduler)
     for part in (slice(0, 10), slice(10, 16)):  # of unequal sizes
         term(model(x[part]), y[part])
     term.update_weight()
@@ -173,7 +173,7 @@ def test_a_saved_state_continues_identically_in_the_middle_of_an_epoch():
 
 
 def test_metrics_are_of_the_time_since_the_last_ones():
-    regularizer = made(network(), some_pairs())
+    regularizer = make_regularizer(network(), some_pairs())
     term = PenaltyTerm(regularizer, ConstantWeight(0.5))
     first, second = term() / 0.5, term() / 0.5
     metrics = term.metrics()
@@ -187,7 +187,7 @@ def test_metrics_are_of_the_time_since_the_last_ones():
 
 def test_a_sum_adds_its_penalties_and_what_they_know():
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
-    pairs, norm = made(model, some_pairs()), WeightNorm(model)
+    pairs, norm = make_regularizer(model, some_pairs()), WeightNorm(model)
     both = PenaltySum([(1.0, pairs), (0.5, norm)])
     torch.testing.assert_close(both(), pairs() + 0.5 * norm())
     assert both.vanishes_on_constants
@@ -207,4 +207,6 @@ def test_sums_of_nothing_or_with_bad_factors_are_refused(terms):
 def test_penalties_that_are_due_on_different_steps_are_refused():
     model = network()
     with pytest.raises(InputError, match="one interval"):
-        PenaltySum([(1.0, made(model, some_pairs(), interval=2)), (1.0, made(model, some_pairs(), interval=3))])
+        PenaltySum(
+            [(1.0, make_regularizer(model, some_pairs(), interval=2)), (1.0, make_regularizer(model, some_pairs(), interval=3))]
+        )

@@ -1,4 +1,4 @@
-"""Small data and networks on which a training takes a fraction of a second."""
+"""Small data, networks and regularizers, with which a training takes a fraction of a second."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cheaplip import LipschitzRegularizer, PairSet, matched_pairs
 from cheaplip.data import load
 
 OPTIONS: dict[str, Any] = {"epochs": 4, "batch_size": 32, "target": 0.3, "warmup": 1, "initial_weight": 0.1, "active": 8}
 
 QUICK: dict[str, Any] = {"data": "digits", "epochs": 3, "warmup": 1, "hidden": (16,), "target": 0.2, "initial_weight": 0.1}
-QUICK |= {"iterations": 3, "attack_samples": 40, "curve_samples": 20, "curve": (0.4, 0.8)}
+QUICK |= {"iterations": 3, "attack_samples": 40, "curve_samples": 20, "curve": (0.4, 0.8), "lipschitz_samples": 20}
 """Settings of a quick job."""
 
 
@@ -44,6 +45,19 @@ def regularised(seed: int = 0) -> nn.Module:
         ),
         seed,
     )
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 8), nn.Tanh(), nn.Linear(8, 3))
+
+
+def some_pairs(n: int = 12, shape: tuple[int, ...] = (4,)) -> PairSet:
+    return matched_pairs(torch.randn(n, *shape, generator=torch.Generator().manual_seed(5)))
+
+
+def make_regularizer(model: Any, pairs: PairSet, *, interval: int = 1, **options: Any) -> LipschitzRegularizer:
+    """With a penalty at every step."""
+    return LipschitzRegularizer(model, pairs, interval=interval, **options)
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

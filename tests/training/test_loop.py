@@ -21,7 +21,7 @@ from cheaplip.training.methods import METHODS
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
 
-def by_hand(model, *, penalty=None, weight=0.0, principle=None, epochs=4, update="epoch"):
+def by_hand(model, *, penalty=None, weight=0.0, scheduler=None, epochs=4, update="epoch"):
     """A bare loop on the batches of `fit`, with nothing of `training` in it."""
     x, y = digits()
     parts = split(len(x), pair_share=0.1, validation_share=0.05, seed=0)
@@ -31,7 +31,7 @@ def by_hand(model, *, penalty=None, weight=0.0, principle=None, epochs=4, update
     step = 0
     for epoch in range(1, epochs + 1):
         right = 0
-        weight = principle.weight if principle else weight
+        weight = scheduler.weight if scheduler else weight
         for batch, labels in batches.epoch(epoch):
             optimizer.param_groups[0]["lr"] = 0.1 * (0.51 + 0.49 * math.cos(math.pi * step / (epochs * len(batches))))
             step += 1
@@ -46,10 +46,10 @@ def by_hand(model, *, penalty=None, weight=0.0, principle=None, epochs=4, update
                 regularizer.step()
             right += int((outputs.argmax(1) == labels).sum())
             if update == "minibatch":
-                principle.step(float((outputs.argmax(1) == labels).float().mean()))
-                weight = principle.weight
-        if principle and update == "epoch":
-            principle.step(right / (len(batches) * 32))
+                scheduler.step(float((outputs.argmax(1) == labels).float().mean()))
+                weight = scheduler.weight
+        if scheduler and update == "epoch":
+            scheduler.step(right / (len(batches) * 32))
     return model
 
 
@@ -71,8 +71,8 @@ def test_standard_is_the_bare_loop():
 
 
 def test_clip_is_the_loop_of_the_readme():
-    principle = DiscrepancyPrinciple(target=0.3, warmup=1, initial=0.1)
-    mine = by_hand(dense(), penalty=lipschitz, principle=principle)
+    scheduler = DiscrepancyPrinciple(target=0.3, warmup=1, initial=0.1)
+    mine = by_hand(dense(), penalty=lipschitz, scheduler=scheduler)
     trained = fit(dense(), digits(), method="clip", **OPTIONS)
     assert trained.history[-1]["weight"] > 0
     assert same_weights(trained.model, mine)
@@ -81,8 +81,8 @@ def test_clip_is_the_loop_of_the_readme():
 @pytest.mark.parametrize(("method", "increment"), [("clip", 0.01), ("weight", 1e-4)])
 def test_the_weight_may_move_at_every_minibatch_as_algorithm_2_prints_it(method, increment):
     kinds = {"clip": lipschitz, "weight": lambda model, _: lambda: weight_norm(model)}
-    principle = DiscrepancyPrinciple(0.3, rule="additive", warmup=7, initial=0.1, increment=increment)  # 7 minibatches an epoch
-    mine = by_hand(dense(), penalty=kinds[method], principle=principle, update="minibatch")
+    scheduler = DiscrepancyPrinciple(0.3, rule="additive", warmup=7, initial=0.1, increment=increment)  # 7 minibatches an epoch
+    mine = by_hand(dense(), penalty=kinds[method], scheduler=scheduler, update="minibatch")
     trained = fit(dense(), digits(), method=method, rule="additive", update="minibatch", **OPTIONS)
     assert trained.history[-1]["weight"] not in (0, 0.1)
     assert same_weights(trained.model, mine)
