@@ -15,6 +15,7 @@ from cheaplip.bounds.layers.constants import layer_norm
 from cheaplip.bounds.upper import upper_bound
 from cheaplip.errors import ContradictionError
 from cheaplip.inference import in_float64
+from support.searches import short_searches
 
 
 class Constants(nn.Module):
@@ -56,7 +57,7 @@ ACTIVATIONS = [
 ]
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 10**6),
     inputs=st.sampled_from([1, 2, 5]),  # by subdivision, and by intervals and multipliers
@@ -88,9 +89,9 @@ def test_no_pair_of_the_domain_is_steeper_than_the_upper_end(seed, inputs, activ
         low, high = (torch.as_tensor(end, dtype=torch.float64) for end in domain)
         u, v = low + (high - low) * torch.rand(2, 400, inputs).double()
     v[:200] = u[:200].lerp(v[:200], 1e-4)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, short_searches():
         patch.setattr(subdivision, "CELLS", 500)
-        bracket = lipschitz_bracket(model, u[:3].float(), domain=domain, steps=3, budget=0.2)
+        bracket = lipschitz_bracket(model, u[:3].float(), domain=domain, steps=3)
     steepest = difference_quotient(in_float64(model), u.double(), v.double()).nan_to_num(0.0).max()
     assert steepest <= bracket.upper * (1 + 1e-6)
     assert 0 <= bracket.lower <= bracket.upper
@@ -120,7 +121,7 @@ def test_ends_that_float32_does_not_have_stay_where_they_are():
     assert upper_bound(model, (1,), domain=(0.0, 0.7)).value >= 1
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(8))
 def test_cells_leave_no_gap_at_the_ends_of_a_domain_far_out(seed):
     torch.manual_seed(seed)
     low, high = -1e6 * (1 + torch.rand(1).double()), 1 + torch.rand(1).double()

@@ -22,6 +22,7 @@ from cheaplip.robustness.attacks import normalized_pgd
 from cheaplip.runs.configure import configure_run
 from cheaplip.runs.execute import bound_run, execute_run
 from support.networks import QUICK
+from support.searches import short_searches
 
 
 def test_the_radius_of_a_linear_classifier_is_the_distance_to_its_boundary():
@@ -44,9 +45,10 @@ def test_the_radius_of_a_linear_classifier_is_the_distance_to_its_boundary():
 def test_no_attack_fools_within_the_radius(seed):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
-    x = torch.randn(30, 4).double()
+    x = torch.randn(15, 4).double()
     y = model(x).argmax(1)
-    bracket = lipschitz_bracket(model, x, steps=1, budget=0.05)
+    with short_searches():
+        bracket = lipschitz_bracket(model, x, steps=1)
     radius = certified_radius(model, x, bracket)
     for i in range(len(x)):
         eps = float(radius[i]) * (1 - 1e-6)
@@ -72,14 +74,16 @@ def test_slopes_in_a_ball_or_box_stay_below_the_bound_there(seed, radius, act):
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(3, 5), act(), nn.Dropout(), nn.Linear(5, 2)).double()  # in training mode
     centre = torch.randn(3).double()
-    everywhere = upper_bound(model, (3,))
+    with short_searches():
+        everywhere = upper_bound(model, (3,))
     for domain in (Ball(centre, radius), (centre - radius, centre + radius)):
-        with pytest.MonkeyPatch.context() as patch:
+        with short_searches(), pytest.MonkeyPatch.context() as patch:
             patch.setattr(subdivision, "CELLS", 0)
             upper = upper_bound(model, (3,), domain=domain)
         assert upper.value <= everywhere.value
-        assert upper_bound(model, (3,), domain=domain).value <= upper.value * (1 + subdivision.TOLERANCE)
-        bracket = lipschitz_bracket(model, centre[None], domain=domain, steps=5, budget=0.2)
+        with short_searches():
+            bracket = lipschitz_bracket(model, centre[None], domain=domain, steps=5)
+        assert bracket.upper <= upper.value * (1 + subdivision.TOLERANCE)
         assert bracket.lower <= upper.value * (1 + 1e-9)
         assert all(((point - centre).norm() if isinstance(domain, Ball) else (point - centre).abs().max()) <= radius + 1e-5
                    for point in bracket.witness)  # fmt: skip
@@ -112,24 +116,23 @@ def test_refuses_domains_that_are_none():
             upper_bound(model, (3,), domain=domain)
 
 
-def test_the_command_bound_writes_bracket_and_certified_accuracy(tmp_path):
-    execute_run(configure_run(QUICK), tmp_path / "run")
-    done = CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", "0.01,100", "--budget", "2"])
+def test_the_command_bound_writes_bracket_and_certified_accuracy(run_copy):
+    done = CliRunner().invoke(app, ["bound", str(run_copy), "--eps", "0.01,100", "--budget", "0.6"])
     assert done.exit_code == 0, done.output
-    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    result = json.loads((run_copy / "result.json").read_text())
     assert result["lipschitz"]["ratio"] == result["lipschitz"]["upper"] / result["lipschitz"]["lower"]
     assert [point["eps"] for point in result["certified"]] == [0.01, 100]
     assert 0 < result["certified"][0]["certified_accuracy"] <= result["test_accuracy"]
     assert result["certified"][1]["certified_accuracy"] == 0
     assert result["samples"]["certified"] == result["certified"][0]["n"]
-    with (tmp_path / "run" / "radii.csv").open() as file:
+    with (run_copy / "radii.csv").open() as file:
         samples = list(csv.DictReader(file))
     assert [int(sample["label"]) for sample in samples] == load("digits").test_y.tolist()
     beyond = sum(float(sample["radius"]) > 0.01 for sample in samples)
     assert beyond == round(result["certified"][0]["certified_accuracy"] * len(samples))
     assert json.loads(done.stdout)["certified"] == result["certified"]
-    assert isinstance(CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", "-1"]).exception, InputError)
-    assert CliRunner().invoke(app, ["bound", str(tmp_path / "run"), "--eps", "x"]).exit_code == 2
+    assert isinstance(CliRunner().invoke(app, ["bound", str(run_copy), "--eps", "-1"]).exception, InputError)
+    assert CliRunner().invoke(app, ["bound", str(run_copy), "--eps", "x"]).exit_code == 2
 
 
 def unbounded(shape, outputs):
@@ -137,7 +140,7 @@ def unbounded(shape, outputs):
 
 
 def test_the_command_bound_of_what_has_no_upper_bound_offers_the_lower_one(tmp_path):
-    execute_run(configure_run({**QUICK, "hidden": None, "model": f"{__name__}:unbounded"}), tmp_path / "run")
+    execute_run(configure_run({**QUICK, "epochs": 2, "hidden": None, "model": f"{__name__}:unbounded"}), tmp_path / "run")
     with pytest.raises(InputError, match=r"LayerNorm.*lower bound [\d.]+ is written"):
         bound_run(tmp_path / "run")
     result = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -15,13 +15,6 @@ from support.networks import QUICK, without
 ACCURACIES = ["train", "test", "noise", "pgd", "strong"]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A finished run, and what `execute_run` returned."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
-    return folder, execute_run(configure_run(QUICK), folder)
-
-
 def test_the_run_folder_is_complete(finished):
     folder, result = finished
     names = {path.name for path in folder.iterdir()}
@@ -57,17 +50,16 @@ def test_the_report_reads_it(finished, tmp_path):
     assert write_report(find_runs([folder]), tmp_path).exists()
 
 
-def test_the_weights_are_those_measured(finished):
-    folder, result = finished
-    again = evaluate_run(folder, {})
+def test_the_weights_are_those_measured(finished, run_copy):
+    result = finished[1]
+    again = evaluate_run(run_copy, {})
     changing = ("lipschitz", "seconds", "provenance")
     assert {k: v for k, v in again.items() if k not in changing} == {k: v for k, v in result.items() if k not in changing}
-    assert json.loads((folder / "result.json").read_text())["test_accuracy"] == result["test_accuracy"]
+    assert json.loads((run_copy / "result.json").read_text())["test_accuracy"] == result["test_accuracy"]
 
 
-def test_evaluated_by_another_protocol(tmp_path):
-    execute_run(configure_run(QUICK | {"epochs": 2}), tmp_path / "run")
-    again = evaluate_run(tmp_path / "run", {"eps": 1.5, "attack_samples": 30, "noise": 0.1})
+def test_evaluated_by_another_protocol(run_copy):
+    again = evaluate_run(run_copy, {"eps": 1.5, "attack_samples": 30, "noise": 0.1})
     assert again["evaluation"]["eps"] == 1.5
     assert [point["eps"] for point in again["curve"]] == [0.8, 1.6]
     assert again["samples"]["strong_accuracy"] == 30
@@ -105,10 +97,9 @@ def test_an_interrupted_job_is_resumed(finished, tmp_path, monkeypatch, step):
     assert without(execute_run(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True)) == without(whole)
 
 
-def test_a_finished_job_resumed_is_evaluated_again(finished, tmp_path):
-    execute_run(configure_run(QUICK), tmp_path / "run")
-    (tmp_path / "run/result.json").unlink()
-    assert without(execute_run(configure_run(QUICK), tmp_path / "run", resume=True)) == without(finished[1])
+def test_a_finished_job_resumed_is_evaluated_again(finished, run_copy):
+    (run_copy / "result.json").unlink()
+    assert without(execute_run(configure_run(QUICK), run_copy, resume=True)) == without(finished[1])
 
 
 def test_what_is_refused_leaves_the_folder_free(tmp_path):
@@ -183,11 +174,10 @@ def bad_result(folder):
 
 
 @pytest.mark.parametrize("damage", [no_weights, cut_weights, other_weights, bad_result])
-def test_a_damaged_run_is_not_evaluated(tmp_path, damage):
-    execute_run(configure_run(QUICK | {"epochs": 2}), tmp_path / "run")
-    damage(tmp_path / "run")
+def test_a_damaged_run_is_not_evaluated(run_copy, damage):
+    damage(run_copy)
     with pytest.raises(InputError, match=r"model\.safetensors; got|result\.json to be readable"):
-        evaluate_run(tmp_path / "run", {})
+        evaluate_run(run_copy, {})
 
 
 def test_a_resumed_job_contradicts_nothing(finished):
