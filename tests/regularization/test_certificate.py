@@ -10,6 +10,7 @@ from cheaplip.data import load
 from cheaplip.errors import InputError, UnsupportedModuleError
 from cheaplip.models import cnn, mlp
 from cheaplip.regularization.certificate import CertificateRegularizer, with_certificate
+from support.searches import short_searches
 
 
 def network(seed=0, hidden=(12, 10), activation="relu"):
@@ -151,9 +152,10 @@ def test_training_closes_the_bracket_of_a_convolutional_network():
     uppers = []
     for w in (0.0, 0.01):
         torch.manual_seed(0)
-        model = cnn((1, 8, 8), 10, hidden=(4, 8, 16))
-        done = fit(model, load("digits"), certify=w, target=0.95, epochs=30, lr=0.05, batch_size=32)
-        uppers.append(upper_bound(model, (1, 8, 8)).value)
+        model = cnn((1, 8, 8), 10, hidden=(3, 6, 16))
+        done = fit(model, load("digits"), certify=w, target=0.93, epochs=20, lr=0.05, batch_size=32)
+        with short_searches(40):
+            uppers.append(upper_bound(model, (1, 8, 8)).value)
     assert done.result["train_accuracy"] > 0.9
     assert uppers[1] <= 1.01 * done.history[-1]["upper_bound"]  # of a search that need not end at the very best
     assert uppers[1] < 0.7 * uppers[0]
@@ -181,14 +183,15 @@ def test_what_is_proved_after_each_epoch_is_in_the_history():
 
 
 def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
-    whole = trained(certify=0.1)
+    options = {"certify": 0.1, "epochs": 4}
+    whole = trained(**options)
 
     def stop(epoch, model):
-        if epoch == 5:
+        if epoch == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        trained(out=tmp_path / "run", certify=0.1, after_epoch=stop)
-    resumed = trained(out=tmp_path / "run", certify=0.1, resume=True)
+        trained(out=tmp_path / "run", after_epoch=stop, **options)
+    resumed = trained(out=tmp_path / "run", resume=True, **options)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
