@@ -21,6 +21,15 @@ def seeded():
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def quick_bounds():
+    """Brackets that nobody looks at need not be narrow."""
+    from support.searches import short_ascents, short_searches
+
+    with short_searches(), short_ascents():
+        yield
+
+
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory):
     """The folder of a finished run of `QUICK`, to be read or copied, and what `execute_run` returned."""

@@ -60,6 +60,7 @@ def test_bad_settings_are_refused(case):
         configure_run(options)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_job_survives_its_file(tmp_path):
     options = QUICK | {"optimizer": "Adam", "optimizer_options": {"betas": [0.9, 0.99]}}
     execute_run(configure_run(options | {"epochs": 2}), tmp_path / "run")
@@ -133,6 +134,7 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("mynets", None)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_network_of_the_users(own):
     options = {name: value for name, value in QUICK.items() if name != "hidden"}
     result = execute_run(configure_run(options | {"model": "mynets:good"}), own / "run")

@@ -9,7 +9,7 @@ from cheaplip.report import write_report
 from cheaplip.run_folder import find_runs
 from cheaplip.runs.configure import configure_run, read_config, resumed_config
 from cheaplip.runs.execute import evaluate_run, execute_run
-from cheaplip.training.task import Task
+from support.interruptions import ctrl_c
 from support.networks import QUICK, without
 
 ACCURACIES = ["train", "test", "noise", "pgd", "strong"]
@@ -66,6 +66,7 @@ def test_evaluated_by_another_protocol(run_copy):
     assert again["samples"]["train_accuracy"] == 1102
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_job_leaves_the_global_generator_alone(tmp_path):
     torch.manual_seed(3)
     before = torch.get_rng_state()
@@ -74,22 +75,11 @@ def test_a_job_leaves_the_global_generator_alone(tmp_path):
 
 
 @pytest.mark.parametrize("step", [3, 13])
-def test_an_interrupted_job_is_resumed(finished, tmp_path, monkeypatch, step):
+def test_an_interrupted_job_is_resumed(finished, tmp_path, step):
     """In the first epoch, of which nothing is left, and in the second; a step here is one of 8 an epoch."""
     whole = finished[1]
-    loss, count = Task.loss, 0
-
-    def interrupted(*args):
-        nonlocal count
-        count += 1
-        if count == step:
-            raise KeyboardInterrupt
-        return loss(*args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Task, "loss", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            execute_run(configure_run(QUICK), tmp_path / "run")
+    with ctrl_c(step):
+        execute_run(configure_run(QUICK), tmp_path / "run")
     with pytest.raises(InputError, match="without a run in it"):
         execute_run(configure_run(QUICK), tmp_path / "run")
     with pytest.raises(InputError, match=r"a finished run in .*--resume"):
@@ -102,6 +92,7 @@ def test_a_finished_job_resumed_is_evaluated_again(finished, run_copy):
     assert without(execute_run(configure_run(QUICK), run_copy, resume=True)) == without(finished[1])
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_what_is_refused_leaves_the_folder_free(tmp_path):
     with pytest.raises(InputError, match="a target accuracy"):
         execute_run(configure_run(QUICK | {"target": 1.5}), tmp_path)
@@ -116,6 +107,7 @@ def arrays(tmp_path, **content):
     return str(tmp_path / "own.npz")
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_regression_on_arrays_of_the_users(tmp_path, monkeypatch):
     x = np.linspace(-1, 1, 80)
     arrays(tmp_path, X=x, y=x**2)
@@ -132,6 +124,7 @@ def test_regression_on_arrays_of_the_users(tmp_path, monkeypatch):
     assert write_report(find_runs([tmp_path / "run"]), tmp_path / "report").exists()
 
 
+@pytest.mark.usefixtures("quick_bounds")
 @pytest.mark.parametrize("classes", [2, 3])
 def test_classification_on_arrays_of_the_users(tmp_path, classes):
     rng = np.random.default_rng(0)
@@ -142,6 +135,7 @@ def test_classification_on_arrays_of_the_users(tmp_path, classes):
     assert (tmp_path / "run/pairs.npz").exists()
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_test_part_of_one_class(tmp_path):
     x, y = np.random.default_rng(0).normal(size=(60, 2)), np.arange(60) % 2
     data = arrays(tmp_path, X=x, y=y, X_test=x[::2], y_test=y[::2])

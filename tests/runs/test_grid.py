@@ -1,6 +1,6 @@
 """The grid: one thread a run, the same results for any number of workers, failures apart, continuing where it stopped."""
 
-import contextlib
+import shutil
 
 import pytest
 import torch
@@ -10,6 +10,7 @@ from cheaplip.run_folder import find_runs, read_json
 from cheaplip.runs import grid
 from cheaplip.runs.configure import configure_run
 from cheaplip.runs.grid import run_grid
+from support.interruptions import ctrl_c
 from support.networks import QUICK, without
 
 
@@ -43,11 +44,10 @@ def test_nor_on_the_cluster(alone, tmp_path, backend):
     assert results(tmp_path) == results(alone)
 
 
-def test_finished_runs_are_kept_and_begun_ones_resumed(alone, tmp_path, monkeypatch):
-    assert run_grid(jobs(1), tmp_path) == []
+def test_finished_runs_are_kept_and_begun_ones_resumed(alone, tmp_path):
+    shutil.copytree(alone / "clip-0", tmp_path / "clip-0")
     stamp = (tmp_path / "clip-0/result.json").stat().st_mtime_ns
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr("cheaplip.training.loop._validate", interrupted_at_the_second())
+    with ctrl_c(13):  # in the second epoch of the second run
         run_grid(jobs(), tmp_path)
     assert (tmp_path / "clip-1/checkpoint").exists()
     assert not (tmp_path / "clip-1/result.json").exists()
@@ -56,17 +56,7 @@ def test_finished_runs_are_kept_and_begun_ones_resumed(alone, tmp_path, monkeypa
     assert (tmp_path / "clip-0/result.json").stat().st_mtime_ns == stamp
 
 
-def interrupted_at_the_second():
-    from cheaplip.training.loop import _validate
-
-    def validate(model, task, config, epoch):
-        if epoch == 2:
-            raise KeyboardInterrupt
-        return _validate(model, task, config, epoch)
-
-    return validate
-
-
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_failure_is_reported_and_takes_no_other_along(tmp_path):
     mixed = {"diverging": configure_run(QUICK | {"lr": 1e30}), **jobs(1)}
     (failure,) = run_grid(mixed, tmp_path)
@@ -75,6 +65,7 @@ def test_a_failure_is_reported_and_takes_no_other_along(tmp_path):
     assert (tmp_path / "clip-0/result.json").exists()
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_threads_stay_as_they_were(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -85,6 +76,7 @@ def test_threads_stay_as_they_were(tmp_path):
         torch.set_num_threads(threads)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_progress_counts_the_finished_runs(tmp_path, capsys):
     run_grid(jobs(1), tmp_path, progress=True)
     assert capsys.readouterr().err.splitlines()[-1] == "runs: 1/1"

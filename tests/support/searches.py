@@ -1,18 +1,33 @@
-"""Searches for multipliers that end early."""
+"""Searches that end early, the same on any machine, where any bound will do."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import pytest
 
 from cheaplip.bounds.multipliers import bound
 from cheaplip.bounds.multipliers.search import search_multipliers
+from cheaplip.pairs import ascent
 
 
 @contextmanager
 def short_searches(iterations: int = 5) -> Iterator[None]:
-    """Upper bounds from a few iterations, the same on any machine: where any multipliers will do, these are some."""
+    """Upper bounds from a few iterations of the search for multipliers: any multipliers prove one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bound, "search_multipliers", partial(search_multipliers, iterations=iterations))
+        yield
+
+
+@contextmanager
+def short_ascents(most: int = 3) -> Iterator[None]:
+    """Lower bounds from a few steps of the ascent on pairs: any pair attains one."""
+    climb = ascent.climb
+
+    def shorter(*given: Any, steps: int, **options: Any) -> Any:
+        return climb(*given, steps=min(steps, most), **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ascent, "climb", shorter)
         yield

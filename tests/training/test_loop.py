@@ -308,12 +308,15 @@ BAD = {
 }
 
 
+def never(epoch, model):
+    raise AssertionError("an epoch was trained")
+
+
 @pytest.mark.parametrize("case", BAD)
-def test_bad_settings_are_refused_before_training(case, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "_train_epoch", None)
+def test_bad_settings_are_refused_before_training(case, tmp_path):
     options, match = BAD[case]
     with pytest.raises(InputError, match=match):
-        fit(dense(), (X, Y), out=tmp_path / "run", **options)
+        fit(dense(), (X, Y), out=tmp_path / "run", after_epoch=never, **options)
     assert not (tmp_path / "run").exists()
 
 
@@ -322,12 +325,11 @@ def test_clip_on_a_loader_needs_pairs():
         fit(dense(), DataLoader(TensorDataset(X, Y), 20), method="clip")
 
 
-def test_a_test_part_that_does_not_fit_is_refused_before_training(monkeypatch):
-    monkeypatch.setattr(loop, "_train_epoch", None)
+def test_a_test_part_that_does_not_fit_is_refused_before_training():
     x, y = X.flatten(1), Y % 3
     data = from_arrays(x, y, test=(x, torch.where(y == 0, 3, y)))
     with pytest.raises(InputError, match="labels 1 to 3"):
-        fit(dense(outputs=3), data)
+        fit(dense(outputs=3), data, after_epoch=never)
 
 
 def test_a_model_without_parameters_is_refused():

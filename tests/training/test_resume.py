@@ -1,6 +1,8 @@
 """An interrupted run, resumed, is the run that was never interrupted, bit for bit."""
 
+import functools
 import os
+import shutil
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from cheaplip import fit, matched_pairs
 from cheaplip.errors import InputError
-from cheaplip.training.task import Task
+from support.interruptions import ctrl_c
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
 
@@ -44,30 +46,26 @@ def run(case, out=None, **more):
     return fit(make(), data(), out=out, **options)
 
 
-def interrupt(monkeypatch, step):
-    """Ctrl-C in this step of the training."""
-    count, loss = 0, Task.loss
+@functools.cache
+def whole_run(case):
+    return run(case)
 
-    def interrupted(self, *batch):
-        nonlocal count
-        count += 1
-        if count == step:
-            raise KeyboardInterrupt
-        return loss(self, *batch)
 
-    monkeypatch.setattr(Task, "loss", interrupted)
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run of "clip", and its folder."""
+    folder = tmp_path_factory.mktemp("finished")
+    return run("clip", folder), folder
 
 
 @pytest.mark.parametrize("epoch", [2, 4])
 @pytest.mark.parametrize("case", CASES)
-def test_resumed_is_uninterrupted(tmp_path, monkeypatch, case, epoch):
-    whole = run(case)
+def test_resumed_is_uninterrupted(tmp_path, case, epoch):
+    whole = whole_run(case)
     assert case in ("standard", "loader") or whole.history[-1]["weight"] > 0
     steps = 3 if case == "regression" else 7  # an epoch
-    with monkeypatch.context() as patch:
-        interrupt(patch, (epoch - 1) * steps + 2)
-        with pytest.raises(KeyboardInterrupt):
-            run(case, tmp_path)
+    with ctrl_c((epoch - 1) * steps + 2):
+        run(case, tmp_path)
     resumed = run(case, tmp_path, resume=True)
     assert same_weights(resumed.model, whole.model)
     assert [without(row) for row in resumed.history] == [without(row) for row in whole.history]
@@ -78,13 +76,13 @@ def test_resumed_is_uninterrupted(tmp_path, monkeypatch, case, epoch):
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 4
 
 
-def test_resuming_a_finished_run_trains_nothing(tmp_path):
-    whole = run("clip", tmp_path)
-    before = (tmp_path / "checkpoint/state.pt").read_bytes()
-    again = run("clip", tmp_path, resume=True)
+def test_resuming_a_finished_run_trains_nothing(finished):
+    whole, folder = finished
+    before = (folder / "checkpoint/state.pt").read_bytes()
+    again = run("clip", folder, resume=True)
     assert same_weights(again.model, whole.model)
     assert again.history == whole.history
-    assert (tmp_path / "checkpoint/state.pt").read_bytes() == before
+    assert (folder / "checkpoint/state.pt").read_bytes() == before
 
 
 def cut(file):
@@ -113,27 +111,26 @@ DAMAGES = [cut, flip, other, a_list, code, lambda file: file.write_bytes(b""), l
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_refused(tmp_path, damage):
-    run("clip", tmp_path)
+def test_a_damaged_checkpoint_is_refused(finished, tmp_path, damage):
+    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
     damage(tmp_path / "checkpoint/state.pt")
     with pytest.raises(InputError, match=r"a checkpoint .*state\.pt; got .*Start the run again"):
         run("clip", tmp_path, resume=True)
 
 
-def test_other_settings_are_refused(tmp_path):
-    run("clip", tmp_path)
+def test_other_settings_are_refused(finished):
+    _, folder = finished
     with pytest.raises(InputError, match="other values of lr, seed"):
-        run("clip", tmp_path, resume=True, lr=0.3, seed=1)
+        run("clip", folder, resume=True, lr=0.3, seed=1)
     with pytest.raises(InputError, match="without a run in it"):
-        run("clip", tmp_path)
+        run("clip", folder)
     with pytest.raises(InputError, match="out, the folder"):
         run("clip", resume=True)
 
 
-def test_another_network_is_refused(tmp_path):
-    x, y = digits()
-    fit(dense(), (x, y), out=tmp_path, **OPTIONS)
+def test_another_network_is_refused(finished):
+    _, folder = finished
     with pytest.raises(InputError, match=r"the network of the interrupted run; got .*size mismatch"):
-        fit(dense(outputs=12), (x, y), out=tmp_path, resume=True, **OPTIONS)
+        fit(dense(outputs=12), digits(), out=folder, resume=True, **OPTIONS)
     with pytest.raises(InputError, match="Make the regularizer with the same pairs"):
-        fit(dense(), (x, y), out=tmp_path, resume=True, pairs=pairs(), **OPTIONS)
+        fit(dense(), digits(), out=folder, resume=True, pairs=pairs(), **OPTIONS)
