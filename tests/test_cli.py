@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,11 +11,12 @@ import numpy as np
 import pytest
 
 from cheaplip import cli
-from cheaplip.training import loop
+from cheaplip.training import checkpoint
+from cheaplip.training.task import Task
 from support.networks import without
 
 TRAIN = ["train", "--data", "digits", "--hidden", "8", "--epochs", "2", "--attack-samples", "20"]
-SETTINGS = {"curve_samples": 10, "iterations": 2}
+SETTINGS = {"curve_samples": 10, "iterations": 2, "lipschitz_samples": 20}
 
 
 def run(monkeypatch, capsys, *arguments):
@@ -63,6 +63,7 @@ def test_train_evaluate_report(call, finished, tmp_path):
     assert (tmp_path / "page/index.html").exists()
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_options_win_over_the_file(call, tmp_path):
     (tmp_path / "c.json").write_text(json.dumps(SETTINGS | {"epochs": 50, "lr": 0.2, "hidden": [4], "method": "standard"}))
     code, out, err = call(*TRAIN, "--config", "c.json", "--out", "run", "--seed", 3)
@@ -198,7 +199,7 @@ def test_bad_training_is_refused_at_once(call, finished, tmp_path, monkeypatch, 
     options, message = BAD_TRAINING[case]
     write_inputs(tmp_path)
     shutil.copytree(finished, tmp_path / "taken")
-    monkeypatch.setattr(loop, "_train_epoch", None)  # nothing is trained
+    monkeypatch.setattr(Task, "loss", None)  # nothing is trained
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     given = [*(["--data", "digits"] if "--data" not in options else []), *(["--out", "run"] if "--out" not in options else [])]
     code, out, err = call("train", *given, *options)
@@ -268,20 +269,41 @@ def test_a_full_disk_is_one_message(call, monkeypatch):
     def full(*args):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(loop.checkpoint, "save", full)
+    monkeypatch.setattr(checkpoint, "save", full)
     code, _, err = call(*TRAIN, "--out", "run")
     assert code == 1
     assert err == "cheaplip: [Errno 28] No space left on device\n"
 
 
-def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
-    command = [sys.executable, "-m", "cheaplip", "train", "--out", "my run"]
-    options = [*TRAIN[1:], "--epochs", "200", "--method", "standard"]
-    environment = {key: value for key, value in os.environ.items() if key != "CHEAPLIP_DATA"} | {"OMP_NUM_THREADS": "1"}
-    options_of_all = {"cwd": tmp_path, "env": environment, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+WAITING = """
+import time
+from pathlib import Path
+from torch import nn
+
+class Waiting(nn.Linear):
+    def forward(self, x):
+        if Path("my run/checkpoint/state.pt").exists() and Path("wait").exists():
+            time.sleep(60)
+        return super().forward(x)
+
+def network(shape, outputs):
+    return nn.Sequential(nn.Flatten(), Waiting(64, outputs))
+"""
+
+
+def test_ctrl_c_leaves_a_run_that_can_be_resumed(call, tmp_path, monkeypatch):
+    """The network waits in its second epoch until it is interrupted."""
+    monkeypatch.delenv("CHEAPLIP_DATA", raising=False)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    (tmp_path / "nets.py").write_text(WAITING)
+    (tmp_path / "wait").touch()
+    command = [sys.executable, "-m", "cheaplip", "train", "--out", "my run", "--data", "digits", "--model", "nets:network"]
+    command += ["--epochs", "3", "--method", "standard", "--attack-samples", "20"]
     # a shell's background job, such as this suite may be, ignores interrupts, and so would its children
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    with subprocess.Popen([*command, *options], preexec_fn=listening, **options_of_all) as process:
+    with subprocess.Popen(
+        command, preexec_fn=listening, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         deadline = time.monotonic() + 60
         while not (tmp_path / "my run/checkpoint/state.pt").exists():
             assert process.poll() is None, process.stderr.read()
@@ -292,16 +314,18 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(tmp_path):
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "Interrupted. Continue with: cheaplip train --resume --out 'my run'"
     assert "Traceback" not in err
-    resumed = subprocess.run([*command, "--resume"], **options_of_all, timeout=120, check=True)
-    first = resumed.stderr.splitlines()[0]
+    (tmp_path / "wait").unlink()
+    code, out, err = call("train", "--out", "my run", "--resume")
+    sys.modules.pop("nets", None)
+    assert code == 0
+    first = err.splitlines()[0]
     assert first.startswith("standard, seed 0: epoch ")
     assert "epoch 1/" not in first
-    assert json.loads(resumed.stdout)["kept_epoch"] == 200
-    assert [json.loads(line)["epoch"] for line in (tmp_path / "my run/metrics.jsonl").read_text().splitlines()] == list(
-        range(1, 201)
-    )
+    assert json.loads(out)["kept_epoch"] == 3
+    assert [json.loads(line)["epoch"] for line in (tmp_path / "my run/metrics.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_reproduce(call, monkeypatch):
     from cheaplip.experiments import table_1
 
@@ -327,6 +351,7 @@ def test_reproduce(call, monkeypatch):
     assert "mnist-default/wrong-20 failed: DivergenceError" in err
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_reproduce_a_section(call, monkeypatch):
     from cheaplip.experiments import section_3
 

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+import cheaplip
+from cheaplip import fit
+from support.searches import short_searches
+
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
@@ -41,9 +45,16 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PROMISES)
 
 
-@pytest.mark.parametrize("name", PROMISES)
+@pytest.mark.parametrize("name", ["own_loop", "fit_and_attack", pytest.param("regression", marks=pytest.mark.slow)])
 def test_example(name, capsys):
     path = EXAMPLES / f"{name}.py"
     assert len(path.read_text().splitlines()) < 60
     runpy.run_path(str(path), run_name="__main__")
     PROMISES[name](capsys.readouterr().out)
+
+
+def test_the_example_of_a_regression_with_fewer_epochs(capsys, monkeypatch):
+    monkeypatch.setattr(cheaplip, "fit", lambda *given, **options: fit(*given, **options | {"epochs": 100}))
+    with short_searches():
+        runpy.run_path(str(EXAMPLES / "regression.py"), run_name="__main__")
+    regression(capsys.readouterr().out)

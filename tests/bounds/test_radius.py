@@ -139,6 +139,7 @@ def unbounded(shape, outputs):
     return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(shape), outputs), nn.LayerNorm(outputs))
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_the_command_bound_of_what_has_no_upper_bound_offers_the_lower_one(tmp_path):
     execute_run(configure_run({**QUICK, "epochs": 2, "hidden": None, "model": f"{__name__}:unbounded"}), tmp_path / "run")
     with pytest.raises(InputError, match=r"LayerNorm.*lower bound [\d.]+ is written"):

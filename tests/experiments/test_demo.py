@@ -7,6 +7,7 @@ from cheaplip.report import write_report
 NAMES = {f"{method}-{seed}" for method in ("standard", "weight", "clip") for seed in range(3)}
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_three_methods_three_seeds_and_their_page(tmp_path, monkeypatch):
     quick = {"epochs": 2, "warmup": 1, "hidden": (8,), "attack_samples": 20, "curve_samples": 10, "iterations": 2}
     monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | quick | {"target": 0.2, "initial_weight": 0.01})

@@ -115,8 +115,9 @@ def test_example_1():
     assert 1 <= metrics["lipschitz_upper"] <= 2 + 1e-9
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_the_table_has_every_claim(tmp_path):
-    text, failures = reproduce_analysis(tmp_path, seeds=2, settings=SMALL)
+    text, failures = reproduce_analysis(tmp_path, seeds=2, settings=replace(SMALL, weights=3, steps=30))
     assert failures == []
     table = json.loads((tmp_path / "table.json").read_text())
     assert {row["claim"] for row in table["rows"]} == {"Prop. 2", "Prop. 3", "Prop. 4", "Example (1)"}
@@ -154,6 +155,7 @@ def failing(seed, settings):
     raise ZeroDivisionError("by zero")
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_an_interrupted_experiment_continues(tmp_path):
     with contextlib.suppress(KeyboardInterrupt):
         run_measurements({"part": interrupted}, SMALL, tmp_path, seeds=2)
@@ -164,12 +166,14 @@ def test_an_interrupted_experiment_continues(tmp_path):
     assert first.stat().st_mtime_ns == stamp
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_part_that_fails_is_named_and_takes_no_other_along(tmp_path):
     runs, (failure,) = run_measurements({"wrong": failing, "right": absolute_value}, SMALL, tmp_path, seeds=1)
     assert (failure.name, failure.reason) == ("wrong-0", "ZeroDivisionError: by zero")
     assert [run.folder.name for run in runs] == ["right-0.json"]
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_refusals(tmp_path):
     run_measurements({"part": absolute_value}, SMALL, tmp_path, seeds=1)
     with pytest.raises(InputError, match="of the same settings; got other settings"):

@@ -71,6 +71,7 @@ def test_refusals(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_tables_and_a_page_come_from_the_grid_and_failures_are_named(tmp_path, monkeypatch):
     rows = {"clip": {"method": "clip"}, "wrong": {"method": "clip", "lr": 1e30}}
     monkeypatch.setitem(images.BLOCKS, "mnist-default", ({"data": "digits"}, rows))
