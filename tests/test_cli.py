@@ -14,6 +14,7 @@ from cheaplip import cli
 from cheaplip.training import checkpoint
 from cheaplip.training.task import Task
 from support.networks import without
+from support.searches import short_ascents, short_searches
 
 TRAIN = ["train", "--data", "digits", "--hidden", "8", "--epochs", "2", "--attack-samples", "20"]
 SETTINGS = {"curve_samples": 10, "iterations": 2, "lipschitz_samples": 20}
@@ -42,13 +43,14 @@ def call(monkeypatch, capsys, tmp_path):
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli")
     (folder / "quick.json").write_text(json.dumps(SETTINGS))
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, short_searches(), short_ascents():
         patch.setattr(sys, "argv", ["cheaplip", *TRAIN, "--config", str(folder / "quick.json"), "--out", str(folder / "run")])
         with pytest.raises(SystemExit, match=r"^0$"):
             cli.main()
     return folder / "run"
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_train_evaluate_report(call, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     code, out, err = call("evaluate", "run", "--eps", 1.5, "--noise", 0.1, "--restarts", 2)
@@ -74,6 +76,7 @@ def test_options_win_over_the_file(call, tmp_path):
     assert [line.split(":")[0] for line in err.splitlines()] == ["standard, seed 3"] * 3
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_resume_without_options_or_with_the_same(call, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = json.loads((tmp_path / "run/result.json").read_text())

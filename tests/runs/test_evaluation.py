@@ -65,6 +65,7 @@ def test_every_metric_has_its_n_and_is_a_plain_fraction():
     assert "settings" not in measured
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_radii_are_certified_where_the_protocol_has_some():
     protocol = QUICK.altered({"certified": [0.01, 100.0]})
     measured, radius = evaluate(linear(3.0), load("digits"), protocol)
@@ -74,6 +75,7 @@ def test_radii_are_certified_where_the_protocol_has_some():
     assert measured["samples"]["certified"] == len(radius) == len(load("digits").test_x)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_seed_decides():
     first, again, other = (evaluate(dense(), load("digits"), QUICK, seed=seed)[0] for seed in (0, 0, 1))
     assert first == again

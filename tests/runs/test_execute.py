@@ -50,6 +50,7 @@ def test_the_report_reads_it(finished, tmp_path):
     assert write_report(find_runs([folder]), tmp_path).exists()
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_the_weights_are_those_measured(finished, run_copy):
     result = finished[1]
     again = evaluate_run(run_copy, {})
@@ -58,6 +59,7 @@ def test_the_weights_are_those_measured(finished, run_copy):
     assert json.loads((run_copy / "result.json").read_text())["test_accuracy"] == result["test_accuracy"]
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_evaluated_by_another_protocol(run_copy):
     again = evaluate_run(run_copy, {"eps": 1.5, "attack_samples": 30, "noise": 0.1})
     assert again["evaluation"]["eps"] == 1.5
