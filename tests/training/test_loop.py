@@ -20,6 +20,8 @@ from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.methods import METHODS
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
+pytestmark = pytest.mark.usefixtures("quick_bounds")
+
 
 def by_hand(model, *, penalty=None, weight=0.0, scheduler=None, epochs=4, update="epoch"):
     """A bare loop on the batches of `fit`, with nothing of `training` in it."""

@@ -13,6 +13,8 @@ from cheaplip.errors import InputError
 from support.interruptions import ctrl_c
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
+pytestmark = pytest.mark.usefixtures("quick_bounds")
+
 
 def loader(**options):
     return DataLoader(TensorDataset(*digits(200)), batch_size=30, shuffle=True, **options)
@@ -26,6 +28,7 @@ CASES = {
     "standard": (dense, digits, {"method": "standard"}),
     "weight": (dense, digits, {"method": "weight"}),
     "clip": (dense, digits, {"method": "clip"}),
+    "many penalties": (dense, digits, {"interval": 1, "target": 0.15}),  # the pairs are shuffled before the interruptions
     "clip as in the paper": (dense, digits, {"rule": "additive", "ascent": "accepted", "reduction": "max", "power": 1}),
     "best-pgd": (dense, digits, {"method": "clip", "keep": "best-pgd", "eps": 0.5}),
     "batch statistics and dropout": (regularised, digits, {"method": "clip"}),
