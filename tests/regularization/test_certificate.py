@@ -10,7 +10,7 @@ from cheaplip.data import load
 from cheaplip.errors import InputError, UnsupportedModuleError
 from cheaplip.models import cnn, mlp
 from cheaplip.regularization.certificate import CertificateRegularizer, with_certificate
-from support.searches import short_searches
+from support.searches import short_ascents, short_searches
 
 
 def network(seed=0, hidden=(12, 10), activation="relu"):
@@ -145,7 +145,8 @@ DIGITS = {"weight": 0.01, "epochs": 10, "interval": 2, "batch_size": 32}
 
 def trained(out=None, **options):
     torch.manual_seed(0)
-    return fit(mlp((1, 8, 8), 10, hidden=(32, 32)), load("digits"), out=out, **(DIGITS | options))
+    with short_ascents():
+        return fit(mlp((1, 8, 8), 10, hidden=(32, 32)), load("digits"), out=out, **(DIGITS | options))
 
 
 def test_training_closes_the_bracket_of_a_convolutional_network():
@@ -153,8 +154,8 @@ def test_training_closes_the_bracket_of_a_convolutional_network():
     for w in (0.0, 0.01):
         torch.manual_seed(0)
         model = cnn((1, 8, 8), 10, hidden=(3, 6, 16))
-        done = fit(model, load("digits"), certify=w, target=0.93, epochs=20, lr=0.05, batch_size=32)
-        with short_searches(40):
+        with short_ascents(), short_searches(40):
+            done = fit(model, load("digits"), certify=w, target=0.93, epochs=20, lr=0.05, batch_size=32)
             uppers.append(upper_bound(model, (1, 8, 8)).value)
     assert done.result["train_accuracy"] > 0.9
     assert uppers[1] <= 1.01 * done.history[-1]["upper_bound"]  # of a search that need not end at the very best

@@ -132,7 +132,7 @@ def test_with_slopes_of_its_own_for_each_neuron_too(seed):
     assert 0.999 * optimum <= found <= 1.01 * optimum
 
 
-@settings(max_examples=15)
+@settings(max_examples=12)
 @given(seed=st.integers(0, 10**6), widths=st.lists(st.integers(3, 7), min_size=3, max_size=5), interval=INTERVALS)
 def test_narrower_slopes_never_prove_less(seed, widths, interval):
     torch.manual_seed(seed)
@@ -147,7 +147,7 @@ def test_narrower_slopes_never_prove_less(seed, widths, interval):
         assert float(torch.linalg.matrix_norm(jacobian, 2)) <= bounds[1]
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 10**6), inputs=st.integers(1, 3), hidden=st.integers(1, 4), outputs=st.integers(1, 3))
 def test_exact_constants_of_small_relu_networks_are_below(seed, inputs, hidden, outputs):
     torch.manual_seed(seed)
@@ -265,10 +265,10 @@ def test_chains_of_the_papers_networks():
     chain = make_chain(layers)
     assert [tuple(weight.shape) for weight in chain.weights] == [(64, 784), (64, 64), (10, 64)]
     assert chain.groups == [64, 64]
-    layers = trace(cnn((1, 28, 28), 10), (1, 28, 28)).last_chain.layers
+    layers = trace(cnn((1, 28, 28), 10, hidden=(8, 16, 256)), (1, 28, 28)).last_chain.layers  # a quarter of its widths
     chain = make_chain(layers)
-    assert [tuple(weight.shape[-2:]) for weight in chain.weights] == [(32, 1), (64, 32), (1024, 3136), (10, 1024)]
-    assert chain.groups == [32, 64, 1024]
+    assert [tuple(weight.shape[-2:]) for weight in chain.weights] == [(8, 1), (16, 8), (256, 784), (10, 256)]
+    assert chain.groups == [8, 16, 256]
 
 
 def test_what_is_too_large_falls_back_to_the_product_and_says_so(monkeypatch):
