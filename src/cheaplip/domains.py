@@ -46,7 +46,10 @@ def box_of(domain: Domain, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 def projected(x: Tensor, domain: Domain) -> Tensor:
     """The nearest points of the domain, `(..., *input)`."""
     if not isinstance(domain, Ball):
-        return x.clamp(*(torch.as_tensor(end, dtype=torch.float64).to(x) for end in domain))
+        low, high = domain
+        if not isinstance(low, Tensor) and not isinstance(high, Tensor):
+            return x.clamp(low, high)
+        return x.clamp(torch.as_tensor(low, dtype=torch.float64).to(x), torch.as_tensor(high, dtype=torch.float64).to(x))
     offset = x - domain.centre.to(x)
     axes = tuple(range(-domain.centre.dim(), 0))
     length = torch.linalg.vector_norm(offset, dim=axes or None, keepdim=True) if axes else offset.abs()

@@ -6,12 +6,13 @@ import copy
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .errors import InputError
+from .errors import InputError, one_line
 from .norms import all_finite
 
 Model = Callable[[Tensor], Tensor]
@@ -21,7 +22,7 @@ Model = Callable[[Tensor], Tensor]
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
     """Evaluation mode inside, every module's own mode restored after; running statistics stay untouched."""
-    modules = list(model.modules()) if isinstance(model, nn.Module) else []
+    modules = [module for root in modules_of(model) for module in root.modules()]
     modes = [module.training for module in modules]
     recurrent = [(module, module.dropout) for module in modules if isinstance(module, nn.RNNBase)]
     for module in modules:
@@ -38,10 +39,37 @@ def evaluating(model: Model) -> Iterator[None]:
             module.dropout = dropout
 
 
+def modules_of(model: Any) -> list[nn.Module]:
+    """The networks in a model: itself, the one whose method it is, or those that a function or a `partial` has hold of."""
+    if isinstance(model, nn.Module):
+        return [model]
+    if isinstance(model, partial):
+        return [module for part in (model.func, *model.args, *model.keywords.values()) for module in modules_of(part)]
+    cells = [cell.cell_contents for cell in getattr(model, "__closure__", None) or ()]
+    held = [getattr(model, "__self__", None), *cells]
+    return [module for module in held if isinstance(module, nn.Module)]
+
+
+def parameters_of(model: Any) -> list[nn.Parameter]:
+    """The parameters of all networks in a model, in order."""
+    return [parameter for module in modules_of(model) for parameter in module.parameters()]
+
+
 def forward(model: Model, x: Tensor) -> Tensor:
     """f(x) in evaluation mode and full precision; `InputError` unless it is one tensor with a row for each input."""
     with evaluating(model), torch.autocast(x.device.type, enabled=False):
-        output = model(x)
+        try:
+            output = model(x)
+        except TypeError as error:
+            if "positional argument" not in str(error):
+                raise
+            do = "Wrap it: lambda x: model(x, other) with the other arguments fixed."
+            raise InputError("a model of one tensor", one_line(error), do) from error
+        except RuntimeError as error:
+            if "'indices'" not in str(error):  # of an embedding
+                raise
+            do = "Regularise the network behind the embedding, with perturbed_pairs(embedding(ids).detach())."
+            raise InputError("a model of floating-point inputs", one_line(error), do) from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__
         do = "Wrap the model so that its forward returns that tensor alone."
@@ -82,8 +110,8 @@ def full_precision(x: Tensor) -> Tensor:
 
 def device_of(model: Model, otherwise: torch.device | str = "cpu") -> torch.device:
     """The device of the first parameter or buffer; `otherwise` for a function or a module without any."""
-    tensors = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
-    first = next(tensors, None)
+    tensors = (itertools.chain(module.parameters(), module.buffers()) for module in modules_of(model))
+    first = next(itertools.chain.from_iterable(tensors), None)
     return torch.device(otherwise) if first is None else first.device
 
 

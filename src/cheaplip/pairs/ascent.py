@@ -19,8 +19,8 @@ import time
 import torch
 from torch import Tensor
 
-from ..domains import Box
-from ..inference import Model
+from ..domains import Box, projected
+from ..inference import Model, evaluating
 from ..norms import per_sample, sample_norm, sample_unit
 from .quotient import pair_quotient
 
@@ -31,8 +31,8 @@ GROWTH = 1.3
 def quotient_and_gradient(model: Model, points: Tensor, input_norm: float = 2, output_norm: float = 2) -> tuple[Tensor, Tensor]:
     """The quotients `(pairs,)` and the gradient of L^2/2 with respect to the points, `(pairs, 2, *input)`."""
     points = points.detach().requires_grad_()
-    # a backward pass run under autocast would round, whatever its forward pass did
-    with torch.enable_grad(), torch.autocast(points.device.type, enabled=False):
+    # the backward pass too: autocast would round in it, and recomputed activations are those of the mode that it runs in
+    with torch.enable_grad(), torch.autocast(points.device.type, enabled=False), evaluating(model):
         quotient = pair_quotient(model, points, input_norm, output_norm)
         (gradient,) = torch.autograd.grad(quotient.square().sum() / 2, points)
     return quotient.detach(), gradient
@@ -86,7 +86,7 @@ def accepted_step(
     step_sizes: Tensor,
     *,
     separation: float | Tensor,
-    domain: tuple[float, float] | None = None,
+    domain: Box | None = None,
     input_norm: float = 2,
     output_norm: float = 2,
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -168,7 +168,7 @@ def keep_valid(
     ends = torch.stack([missing, -missing], dim=1).reshape(-1, 2, *[1] * (gap.dim() - 1))
     proposal = torch.addcmul(proposal, ends, gap[:, None])
     if domain is not None:
-        proposal = torch.clamp(proposal, *domain)
+        proposal = projected(proposal, domain)
     # 1e-3: a stretched pair may miss the separation by rounding
     distance = _distance(proposal, input_norm)
     valid = (distance >= separation * (1 - 1e-3)) & distance.isfinite()

@@ -57,7 +57,8 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
 
 def pair_quotient(model: Model, points: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
     """`difference_quotient` of pairs whose two points lie side by side in one tensor, `(pairs, 2, *input)` -> `(pairs,)`."""
-    outputs = forward(model, points.flatten(0, 1)).unflatten(0, (-1, 2))
+    inputs = points.flatten(0, 1).clone()  # the network may change its input in place
+    outputs = forward(model, inputs).unflatten(0, (-1, 2))
     points = full_precision(points)
     return quotient_of(outputs[:, 0] - outputs[:, 1], points[:, 0] - points[:, 1], input_norm, output_norm)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
+from ..domains import Box
 from ..errors import InputError
 from ..norms import all_finite, per_sample, sample_norm
 
@@ -69,7 +71,7 @@ def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> Pai
         InputError: noise <= 0, or what `PairSet` refuses.
     """
     _positive("noise", noise)
-    return _drawn(lambda generator: _stepped(inputs, _uniform(inputs, generator), noise), _seeded(seed))
+    return _drawn(partial(_draw_perturbed, inputs, noise), _seeded(seed))
 
 
 def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
@@ -80,12 +82,7 @@ def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
     """
     if len(inputs) < 2:
         raise InputError("at least two inputs to match", len(inputs), "Give more inputs.")
-
-    def draw(generator: Generator) -> tuple[Tensor, Tensor]:
-        cycle = torch.randperm(len(inputs), generator=generator).to(inputs.device)
-        return inputs[cycle], inputs[cycle.roll(1)]
-
-    return _drawn(draw, _seeded(seed))
+    return _drawn(partial(_draw_matched, inputs), _seeded(seed))
 
 
 def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int = 0) -> PairSet:
@@ -107,30 +104,40 @@ def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int 
     low, high = torch.as_tensor(low), torch.as_tensor(high)
     if low.shape != high.shape or not bool((low < high).all()):
         raise InputError("corners of one shape with low < high in every entry", f"{low} and {high}", "Swap or widen them.")
-    low, high = torch.atleast_1d(low.float()), torch.atleast_1d(high.float())
-
-    def draw(generator: Generator) -> tuple[Tensor, Tensor]:
-        like = low.expand(n, *low.shape)
-        u = low + (high - low) * _uniform(like, generator)
-        return _stepped(u, torch.randn(like.shape, generator=generator).to(like), noise)
-
-    return _drawn(draw, _seeded(seed))
+    return _drawn(
+        partial(_draw_uniform, torch.atleast_1d(low.float()), torch.atleast_1d(high.float()), n, noise), _seeded(seed)
+    )
 
 
-def corner_points(like: Tensor, domain: tuple[float, float], generator: Generator) -> Tensor:
+def _draw_perturbed(inputs: Tensor, noise: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    return _stepped(inputs, _uniform(inputs, generator), noise)
+
+
+def _draw_matched(inputs: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    cycle = torch.randperm(len(inputs), generator=generator).to(inputs.device)
+    return inputs[cycle], inputs[cycle.roll(1)]
+
+
+def _draw_uniform(low: Tensor, high: Tensor, n: int, noise: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    like = low.expand(n, *low.shape)
+    u = low + (high - low) * _uniform(like, generator)
+    return _stepped(u, torch.randn(like.shape, generator=generator).to(like), noise)
+
+
+def corner_points(like: Tensor, domain: Box, generator: Generator) -> Tensor:
     """Pairs at random corners of the box `domain`, of any density, each a tenth of the way to a random point of it.
 
     Where no data are, slopes are often steepest at the corners: ascent finds them from there in a few dozen steps.
 
     Args:
         like: what to imitate in shape, type and device, `(n, 2, *input)`.
-        domain: the box (low, high).
+        domain: the box (low, high), numbers or tensors `(*input)`.
         generator: source of randomness.
 
     Returns:
         u and v side by side, `(n, 2, *input)`.
     """
-    low, high = domain
+    low, high = (torch.as_tensor(end).to(like) for end in domain)
     density, position, other = _uniform(like.flatten(1)[:, 0], generator), *_uniform(like, generator).unbind(1)
     u = torch.where(position < per_sample(density, position), high, low).to(like)
     v = u + 0.1 * (low + (high - low) * other - u)
