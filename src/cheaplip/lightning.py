@@ -68,7 +68,8 @@ class LipschitzMixin:
         Raises:
             InputError: what `LipschitzRegularizer` and `with_certificate` refuse.
         """
-        penalty = with_certificate(LipschitzRegularizer(model, pairs, **regularizer_options), certify)
+        options = {"hold": not certify} | regularizer_options
+        penalty = with_certificate(LipschitzRegularizer(model, pairs, **options), certify)
         self.lipschitz_term = PenaltyTerm(penalty, scheduler)
         self._lipschitz_batch: tuple[int, int] | None = None  # the one whose penalty was given and whose end is to come
 

@@ -79,19 +79,15 @@ def test_rounds_come_in_different_orders_and_reach_a_remainder_too():
     assert len({tuple(call) for call in calls}) > 20
 
 
-@pytest.mark.parametrize("interval", [1, 2, 5])
-def test_a_lazy_penalty_comes_every_so_often_with_its_weight(interval):
+@pytest.mark.parametrize("interval", [2, 5])
+def test_a_lazy_penalty_visits_the_pairs_of_an_eager_one_more_slowly(interval):
     model, pairs = network(), some_pairs(12)
     lazy, eager = make_regularizer(model, pairs, active=3, interval=interval), make_regularizer(model, pairs, active=3)
     for step in range(20):
-        penalty = lazy()
-        if step % interval:
-            assert penalty.item() == 0
-            assert not penalty.requires_grad
-        else:
-            torch.testing.assert_close(penalty, interval * eager())
-            eager.step()
+        torch.testing.assert_close(lazy(), eager())
         lazy.step()
+        if step % interval == interval - 1:
+            eager.step()
     assert torch.equal(lazy.state.points, eager.state.points)
 
 

@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from cheaplip import ConstantWeight, DiscrepancyPrinciple, LipschitzRegularizer, PairSet, PenaltySum, PenaltyTerm
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import with_certificate
+from cheaplip.regularization.term import CAP
 from cheaplip.regularization.weight_norm import WeightNorm
 from support.networks import make_regularizer, network, some_pairs
 
@@ -44,7 +45,7 @@ def test_it_is_the_weight_times_the_penalty():
 
 
 @pytest.mark.parametrize("interval", [1, 4])
-def test_a_weight_far_too_high_starts_where_the_penalty_costs_as_much_as_a_constant_network(interval):
+def test_a_weight_far_too_high_starts_where_the_penalty_costs_a_share_of_a_constant_network(interval):
     pairs = PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]]))
     weights = nn.Linear(1, 3, bias=False)
     nn.init.constant_(weights.weight, 3.0)
@@ -52,8 +53,8 @@ def test_a_weight_far_too_high_starts_where_the_penalty_costs_as_much_as_a_const
     scheduler = DiscrepancyPrinciple(0.9, initial=1e6, warmup=0)
     term = PenaltyTerm(regularizer, scheduler)
     x, y = torch.ones(4, 1), torch.tensor([0, 1, 2, 0])
-    assert float(term(weights(x), y).detach()) == pytest.approx(math.log(3))
-    assert scheduler.weight == pytest.approx(math.log(3) / (27 * interval))
+    assert float(term(weights(x), y).detach()) == pytest.approx(CAP * math.log(3))
+    assert scheduler.weight == pytest.approx(CAP * math.log(3) / 27)
     term.step()
     scheduler.step(0.95)  # from the first update on, the rule alone moves it
     moved = scheduler.weight
@@ -75,7 +76,7 @@ def test_real_values_are_capped_by_their_variance():
     term = PenaltyTerm(make_regularizer(model, some_pairs()), scheduler)
     x, _ = batch()
     y = torch.randn(16, 1)
-    assert float(term(model(x), y).detach()) == pytest.approx(float(y.var(correction=0)), rel=1e-5)
+    assert float(term(model(x), y).detach()) == pytest.approx(CAP * float(y.var(correction=0)), rel=1e-5)
 
 
 def test_it_steers_by_what_it_has_seen():
@@ -204,9 +205,22 @@ def test_sums_of_nothing_or_with_bad_factors_are_refused(terms):
         PenaltySum(terms)
 
 
-def test_penalties_that_are_due_on_different_steps_are_refused():
+def test_a_target_constant_is_steered_by_what_the_pairs_know():
+    layer = nn.Linear(4, 3)
+    regularizer = make_regularizer(layer, some_pairs())
+    term = PenaltyTerm(regularizer, DiscrepancyPrinciple(0.01, quantity="lipschitz", initial=0.5, warmup=0))
+    term(layer(torch.ones(2, 4)), torch.tensor([0, 1]))
+    term.update_weight()
+    assert term.scheduler.excess == pytest.approx(math.log(regularizer.lower_bound() / 0.01))
+    assert term.scheduler.weight > 0.5 * CAP
+    assert term.running.samples == 0
+    with pytest.raises(InputError, match="knows a lower bound"):
+        PenaltyTerm(WeightNorm(layer), DiscrepancyPrinciple(1.0, quantity="lipschitz")).update_weight()
+
+
+def test_the_penalty_knows_the_batch_size_of_the_loop():
     model = network()
-    with pytest.raises(InputError, match="one interval"):
-        PenaltySum(
-            [(1.0, make_regularizer(model, some_pairs(), interval=2)), (1.0, make_regularizer(model, some_pairs(), interval=3))]
-        )
+    regularizer, norm = make_regularizer(model, some_pairs()), WeightNorm(model)
+    x, y = batch(5)
+    PenaltyTerm(PenaltySum([(1.0, regularizer), (1.0, norm)]), ConstantWeight(1.0))(model(x), y)
+    assert regularizer.batch_size == 5

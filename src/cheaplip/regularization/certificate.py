@@ -40,8 +40,9 @@ LEARNING_RATE = 0.01
 class CertificateRegularizer(Penalty):
     """The penalty upper^2, with upper >= Lip(f) the bound of multipliers that learn alongside the network.
 
-    Lazy like `LipschitzRegularizer`: every `interval`-th call returns `interval` times the square, the calls between 0. Add
-    it to a pair penalty with `PenaltySum`, on the same interval. Where the weights have moved so that the multipliers are
+    Every `interval`-th call returns `interval` times the square, the calls between return 0. Its gradient is not held like
+    that of pairs: held, it proves less. Add it to a pair penalty with `PenaltySum`, with `hold=False` and the same interval
+    there, so that `clip_gradients` limits both. Where the weights have moved so that the multipliers are
     infeasible, or nearly so, they are scaled down to where the bound is smallest. Small enough multipliers are always
     feasible, so no training fails by it.
 
@@ -91,8 +92,9 @@ class CertificateRegularizer(Penalty):
         if self._calls % self.interval:
             return like.new_zeros(())
         penalty = self.interval * self.bound().square().to(like)
-        if not math.isfinite(float(penalty.detach())):
-            self.skipped += 1
+        self.latest = float(penalty.detach()) / self.interval
+        if not math.isfinite(self.latest):
+            self.skipped, self.latest = self.skipped + 1, 0.0
             return penalty.new_zeros(())
         self._due = True
         return penalty
@@ -203,7 +205,7 @@ def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: 
     """The pair penalty plus `share` times the certificate of the same network, on the same steps; share 0: the former alone.
 
     Args:
-        regularizer: the pair penalty.
+        regularizer: the pair penalty, with `hold=False`.
         share: w in Lip(f, X_Lip)^power + w * upper^2. On MNIST w = 1 certifies the most samples.
         steps: penalties in an epoch, for `GradientClip`.
 

@@ -13,7 +13,8 @@ from typing import Any, Protocol
 from ..errors import InputError, require_in, require_known
 
 RULES = ("multiplicative", "additive")
-QUANTITIES = ("accuracy", "loss")
+QUANTITIES = ("accuracy", "loss", "lipschitz")
+"""What a target may be of: the training accuracy, the training loss, or the lower bound of Lip(f)."""
 FLOOR = 1e-6
 """The multiplicative rule stays above this share of the initial weight: the way back from far below would take too long."""
 SMALLEST_STEP_BOUND = 1 / 64
@@ -46,8 +47,13 @@ class WeightScheduler(Protocol):
         """Move the weight, given the training accuracy or loss."""
         return None
 
+    @property
+    def is_capped(self) -> bool:
+        """Whether `cap` may lower the weight now."""
+        return False
+
     def cap(self, weight: float) -> float:
-        """Lower the weight to `weight` if it is above and the rule allows that; returns the weight."""
+        """Lower the weight to `weight` if it is above and `is_capped`; returns the weight."""
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,16 +69,19 @@ class DiscrepancyPrinciple(WeightScheduler):
     """Holds the weight and moves it after each epoch, or every so many steps, towards the target.
 
     Args:
-        target: accuracy to meet, in (0, 1); or, for `quantity="loss"`, the loss to meet, > 0 (the noise level).
+        target: accuracy to meet, in (0, 1); for `quantity="loss"` the loss to meet, > 0 (the noise level); for
+            `quantity="lipschitz"` the Lipschitz constant to meet, > 0.
         rule: `"multiplicative"` or `"additive"` (the paper's).
-        quantity: `"accuracy"` (the excess is value - target) or `"loss"` (the excess is (target - value) / target).
+        quantity: `"accuracy"` (the excess is value - target), `"loss"` (the excess is (target - value) / target) or
+            `"lipschitz"` (the excess is log(value / target): above the target the weight rises).
         initial: the weight after the warm-up.
         increment: dlambda of the additive rule.
-        gain: of the multiplicative rule, on the excess.
-        damping: of the multiplicative rule, on the change of the excess since the last update.
-        largest_step: bound on the change of log(weight) in one update of the multiplicative rule. The bound is halved when
-            two consecutive full-length steps have opposite signs, and recovers otherwise. Without this, networks that react
-            within one epoch (wide ones, or with a large certificate weight) oscillate indefinitely.
+        gain: of the multiplicative rule, on the excess; by default 20, and 1 for a constant.
+        damping: of the multiplicative rule, on the change of the excess since the last update; by default twice the gain.
+        largest_step: bound on the change of log(weight) in one update of the multiplicative rule; by default 0.5, and 1 for
+            a constant, which reacts sooner. The bound is halved when two consecutive full-length steps have opposite signs,
+            and recovers otherwise. Without this, networks that react within one epoch (wide ones, or with a large
+            certificate weight) oscillate indefinitely.
         warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
             multiplicative rule then stays at 0 until the target is met once: below the target there is nothing to trade.
         every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
@@ -101,18 +110,22 @@ class DiscrepancyPrinciple(WeightScheduler):
         quantity: str = "accuracy",
         initial: float = 0.01,
         increment: float = 0.01,
-        gain: float = 20.0,
-        damping: float = 40.0,
-        largest_step: float = 0.5,
+        gain: float | None = None,
+        damping: float | None = None,
+        largest_step: float | None = None,
         warmup: int = 3,
         every: int = 1,
     ) -> None:
         require_known("rule", rule, RULES)
         require_known("quantity", quantity, QUANTITIES)
+        gain = (1.0 if quantity == "lipschitz" else 20.0) if gain is None else gain
+        damping = 2 * gain if damping is None else damping
+        largest_step = (1.0 if quantity == "lipschitz" else 0.5) if largest_step is None else largest_step
         if quantity == "accuracy":
             require_in("a target accuracy", target, "(0, 1)", "Give a fraction such as 0.95.")
         else:
-            require_in("a target loss", target, "(0, inf)", "Give the noise level of the data, such as 0.01.")
+            do = "Give the noise level of the data, such as 0.01." if quantity == "loss" else "Give a constant, such as 1."
+            require_in(f"a target {quantity}", target, "(0, inf)", do)
         if rule == "additive":
             require_in("an initial weight", initial, "[0, inf)")
         else:
@@ -127,7 +140,8 @@ class DiscrepancyPrinciple(WeightScheduler):
         self.gain, self.damping, self.largest_step = gain, damping, largest_step
         self.warmup, self.every = warmup, every
         self.calls = 0
-        self.excess: float | None = None  # at the last update
+        self.value: float | None = None  # at the last update
+        self.excess: float | None = None  # of it
         self.has_moved = False  # since the weight left 0
         self.step_bound = largest_step  # the bound of a step now
         self.last_log_step, self.reversals = 0.0, 0  # the last change of log(weight); full-length steps that reversed it
@@ -138,15 +152,17 @@ class DiscrepancyPrinciple(WeightScheduler):
         """Take note of the training accuracy (or loss) and, at every `every`-th call, update the weight."""
         value = float(value)
         if not math.isfinite(value):
-            raise InputError(f"a finite training {self.quantity}", value, "Look for a diverging loss.")
+            raise InputError(f"a finite {self.name}", value, "Look for a diverging loss.")
         self.calls += 1
         updates, between = divmod(self.calls, self.every)
         if between:
             return
-        excess = value - self.target if self.quantity == "accuracy" else (self.target - value) / self.target
+        self.value, excess = value, self._excess_of(value)
         trend, self.excess = 0.0 if self.excess is None else excess - self.excess, excess
         if not self.started:
-            self.started = updates >= self.warmup and (self.rule == "additive" or excess >= 0)
+            # below a target accuracy there is nothing to trade; a constant may be too small at first and grow
+            waits = self.rule == "multiplicative" and self.quantity != "lipschitz"
+            self.started = updates >= self.warmup and (not waits or excess >= 0)
             self.weight = self.initial if self.started else 0.0
             return
         self.has_moved = True
@@ -156,6 +172,18 @@ class DiscrepancyPrinciple(WeightScheduler):
         step = multiplicative_rule(excess, trend, gain=self.gain, damping=self.damping, largest_step=self.step_bound)
         self._adapt(step)
         self.weight = max(self.weight * math.exp(step), min(FLOOR * self.initial, self.weight))
+
+    @property
+    def name(self) -> str:
+        """What is steered, in words."""
+        return "lower bound of Lip(f)" if self.quantity == "lipschitz" else f"training {self.quantity}"
+
+    def _excess_of(self, value: float) -> float:
+        if self.quantity == "accuracy":
+            return value - self.target
+        if self.quantity == "loss":
+            return (self.target - value) / self.target
+        return math.log(max(value, 1e-12) / self.target)
 
     def _adapt(self, step: float) -> None:
         """Halve the bound after two full-length steps that each reversed the one before."""
@@ -167,6 +195,11 @@ class DiscrepancyPrinciple(WeightScheduler):
             self.step_bound = min(1.2 * self.step_bound, self.largest_step)
         self.last_log_step = step
 
+    @property
+    def is_capped(self) -> bool:
+        """Until the first update of the multiplicative rule."""
+        return self.rule == "multiplicative" and not self.has_moved
+
     def cap(self, weight: float) -> float:
         """Until the rule's first update: lower the weight to `weight` if it is above. Returns the weight.
 
@@ -176,20 +209,21 @@ class DiscrepancyPrinciple(WeightScheduler):
         smallest cap counts, because the first penalties, of pairs without ascent, are small. The paper's additive rule has
         no cap.
         """
-        if self.rule == "multiplicative" and not self.has_moved:
+        if self.is_capped:
             self.weight = min(self.weight, weight)
         return self.weight
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        names = ("calls", "started", "has_moved", "excess", "step_bound", "last_log_step", "reversals", "weight")
+        names = ("calls", "started", "has_moved", "value", "excess", "step_bound", "last_log_step", "reversals", "weight")
         return {name: getattr(self, name) for name in names}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.calls, self.started, self.has_moved = state["calls"], state["started"], state["has_moved"]
         self.step_bound, self.last_log_step = state["step_bound"], state["last_log_step"]
-        self.reversals, self.excess, self.weight = state["reversals"], state["excess"], state["weight"]
+        self.value, self.excess = state["value"], state["excess"]
+        self.reversals, self.weight = state["reversals"], state["weight"]
 
 
 class ConstantWeight(WeightScheduler):

@@ -22,11 +22,13 @@ class Penalty(Protocol):
 
     vanishes_on_constants: bool = False
     """Whether a constant network has penalty 0. Then a weight that is far too large makes the network constant."""
-    interval: int = 1
-    """Calls from one penalty with a graph to the next."""
+    latest: float = 0.0
+    """The penalty as it was last evaluated, its mean over the steps; 0 before, and where it was not finite."""
+    batch_size: int | None = None
+    """Samples in a step of the user's own; no pass of the penalty has more. None: no limit."""
 
     def __call__(self) -> Tensor:
-        """The penalty, `()`: with a graph to the parameters when it is due, else 0."""
+        """The penalty, `()`, with a graph to the parameters."""
         ...
 
     def step(self) -> None:
@@ -57,7 +59,7 @@ class PenaltySum(Penalty):
         terms: (factor, penalty) of each, factor >= 0 and finite.
 
     Raises:
-        InputError: no terms, a factor that is negative or not finite, or penalties that are due on different steps.
+        InputError: no terms, or a factor that is negative or not finite.
 
     Example:
         >>> from cheaplip.regularization.weight_norm import WeightNorm
@@ -70,15 +72,15 @@ class PenaltySum(Penalty):
     def __init__(self, terms: Sequence[tuple[float, Penalty]]) -> None:
         if not terms or not all(0 <= factor < torch.inf for factor, _ in terms):
             raise InputError("penalties with finite factors >= 0", [factor for factor, _ in terms], "Give (factor, penalty).")
-        intervals = {penalty.interval for _, penalty in terms}
-        if len(intervals) > 1:
-            raise InputError("penalties with one interval", sorted(intervals), "Give all of them the same interval.")
-        self.terms, self.interval = list(terms), intervals.pop()
+        self.terms = list(terms)
         self.vanishes_on_constants = any(penalty.vanishes_on_constants for _, penalty in terms)
 
     def __call__(self) -> Tensor:
         """The sum, `()`."""
-        first, *others = [factor * value for factor, value in [(factor, penalty()) for factor, penalty in self.terms]]
+        for _, penalty in self.terms:
+            penalty.batch_size = self.batch_size
+        first, *others = [factor * penalty() for factor, penalty in self.terms]
+        self.latest = sum(factor * penalty.latest for factor, penalty in self.terms)
         for other in others:
             first = first + other.to(first)
         return first

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ..domains import Box, box_of
 from ..errors import InputError
-from ..inference import Model, device_of
+from ..inference import Model, device_of, modules_of
 from ..norms import sample_norm
 from ..pairs import ascent
 from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet, corner_points
 from ..records import validated
+from .held import HeldGradient, evaluate, held_from, held_state
 from .options import STEP_SIZE, PairOptions
 from .penalty import Penalty
 from .pool import PairState, fresh_state, rotate
@@ -33,9 +36,9 @@ def reduce_quotients(quotient: Tensor, reduction: str, power: int) -> Tensor:
 class LipschitzRegularizer(Penalty):
     r"""The penalty Lip(f, X_Lip)^power on active pairs that an adversarial update keeps steep. Source: (5), Algorithm 1.
 
-    The penalty is lazy: every `interval`-th call evaluates m active pairs and returns `interval` times their penalty, the
-    calls between return 0. `step` belongs after the optimizer's step. Before a penalty it turns to the next m pairs and
-    raises their quotients, so that the penalty sees freshly ascended pairs.
+    The penalty is lazy: every `interval`-th `step`, after the optimizer's step, turns to the next m active pairs, raises
+    their quotients and evaluates their penalty. All calls until the next evaluation return that value with its gradient
+    (see `held`).
 
     Pairs are visited in rounds through a working pool. The network changes while a pair waits, and the pair's quotient
     falls. So the pool is small enough to be visited often. After each round its least steep pairs make room for others of
@@ -45,10 +48,10 @@ class LipschitzRegularizer(Penalty):
         model: f, any `nn.Module` from `(n, *input)` to one tensor `(n, *output)`. It is evaluated in evaluation mode; its
             modes, running statistics and the parameters' `.grad` are left as they were.
         pairs: X_Lip. It follows the model's device.
-        domain: box (low, high) that the points must not leave; by default the box that the pairs span. Without a box the
-            ascent would move pairs away from all data.
+        domain: box (low, high) that the points must not leave, numbers or tensors `(*input)`; by default the box that the
+            pairs span. Without a box the ascent would move pairs away from all data.
         seed: of the order of visits and of redrawn pairs.
-        active, interval, pool, renewal, explore, reduction, power, ascent, step_size: see `PairOptions`.
+        active, interval, hold, pool, renewal, explore, reduction, power, ascent, step_size: see `PairOptions`.
 
     Raises:
         InputError: an argument outside its range, or (when called) a model that does not fit the pairs.
@@ -67,10 +70,11 @@ class LipschitzRegularizer(Penalty):
         model: Model,
         pairs: PairSet,
         *,
-        domain: tuple[float, float] | None = None,
+        domain: Box | None = None,
         seed: int = 0,
         active: int = PairOptions().active,
         interval: int = PairOptions().interval,
+        hold: bool = PairOptions().hold,
         pool: int = PairOptions().pool,
         renewal: float = PairOptions().renewal,
         explore: float = PairOptions().explore,
@@ -79,11 +83,12 @@ class LipschitzRegularizer(Penalty):
         ascent: str = PairOptions().ascent,
         step_size: float | None = None,
     ) -> None:
-        given: dict[str, Any] = {"active": active, "interval": interval, "pool": pool, "renewal": renewal, "explore": explore}
-        given |= {"reduction": reduction, "power": power, "ascent": ascent, "step_size": step_size}
+        given: dict[str, Any] = {"active": active, "interval": interval, "hold": hold, "pool": pool, "renewal": renewal}
+        given |= {"explore": explore, "reduction": reduction, "power": power, "ascent": ascent, "step_size": step_size}
         self.options = validated(PairOptions, given)
-        if domain is not None and not domain[0] < domain[1]:
-            raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
+        if domain is not None:
+            _check_box(domain, pairs)
+        _check_statistics(model)
         self.model, self.interval = model, interval
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
@@ -95,43 +100,89 @@ class LipschitzRegularizer(Penalty):
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
         self.state = self._fresh_state(pairs)
+        self._held: HeldGradient | None = None
+        self._evaluated = False  # since the last ascent; without a held gradient the penalty was not finite
+        self._called = False  # since the last step
+        self._has_closure = False
 
     def __call__(self) -> Tensor:
-        """The penalty: a scalar, with a graph to the parameters when it is due, 0 on the steps between."""
-        self._follow_the_model()
-        if self.state.calls % self.interval:
+        """The penalty as it was last evaluated, with the gradient of that evaluation.
+
+        A second call without a `step` between is a micro-batch of the same step where the parameters are the same, and
+        where they are not, the closure of an optimizer such as LBFGS, whose steps are long: from then on the penalty is
+        evaluated at every call, and the pairs ascend at every step.
+        """
+        held = self._held
+        self._has_closure = self._has_closure or (held is not None and held.moved() and self._called)
+        if not self._evaluated or self._has_closure or (held is not None and held.is_elsewhere()):
+            self._evaluate()
+        self._called = True
+        between = not self.options.hold and self.state.calls % self.interval != 0 and not self._has_closure
+        if self._held is None or between:
             return torch.zeros((), device=self.state.points.device)
-        active = self.state.active
-        quotient = pair_quotient(self.model, self.state.points[active])
-        penalty = self.interval * reduce_quotients(quotient, self.options.reduction, self.options.power)
-        if not math.isfinite(float(penalty.detach())):
-            self.skipped += 1
-            return penalty.new_zeros(())
-        self.state.quotient[active] = quotient.detach()
-        if self.options.ascent == "normalized":
-            # the parameters are those of the ascent: this pass shows, at no cost, whether the step raised the quotient
-            sizes = self.state.step_size[active]
-            self.state.step_size[active] = ascent.adapted(sizes, self.state.before, quotient.detach())
-        return penalty
+        return self._held.attached() * (1 if self.options.hold or self._has_closure else self.interval)
 
     def step(self) -> None:
-        """If a penalty is due next, turn to the next active pairs and raise their quotients (Algorithm 1)."""
+        """If it is time, turn to the next active pairs, raise their quotients (Algorithm 1) and evaluate the penalty.
+
+        This is after the optimizer's step, when the graph of the user's own loss is gone: its memory serves both.
+        """
+        self._called = False
         self.state.calls += 1
-        if self.state.calls % self.interval:
+        if self.state.calls % self.interval and not self._has_closure:
             return
         self._follow_the_model()
         rotate(self.state, self.options.renewal, self._generator)
         active, state = self.state.active, self.state
         points, sizes = state.points[active], state.step_size[active]
-        state.before, gradient = ascent.quotient_and_gradient(self.model, points)
+        state.before, gradient = self._in_parts(partial(ascent.quotient_and_gradient, self.model), points)
         if self.options.ascent == "accepted":
-            points, _, sizes = ascent.accepted_step(
-                self.model, points, gradient, state.before, sizes, separation=self.separation, domain=self.domain
-            )
+            valid: dict[str, Any] = {"separation": self.separation, "domain": self.domain}
+            rule = partial(ascent.accepted_step, self.model, **valid)
+            points, _, sizes = self._in_parts(rule, points, gradient, state.before, sizes)
         else:
-            rule = ascent.printed_step if self.options.ascent == "printed" else ascent.normalized_step
-            points = ascent.keep_valid(rule(points, gradient, sizes), points, self.separation, self.domain)
+            move = ascent.printed_step if self.options.ascent == "printed" else ascent.normalized_step
+            points = ascent.keep_valid(move(points, gradient, sizes), points, self.separation, self.domain)
         state.points[active], state.step_size[active] = points, sizes
+        self._evaluate()
+
+    def _evaluate(self) -> None:
+        """The penalty of the active pairs and its gradient, part by part."""
+        self._follow_the_model()
+        active, options = self.state.active, self.options
+        chosen, quotients = active, []
+        if options.reduction == "max" and len(active) > self._pairs_in_a_pass():
+            with torch.no_grad():
+                quotients = [self._in_parts(lambda points: (pair_quotient(self.model, points),), self.state.points[active])[0]]
+            chosen = active[quotients[0].argmax()][None]
+
+        def part(points: Tensor) -> Tensor:
+            quotient = pair_quotient(self.model, points)
+            if len(chosen) == len(active):
+                quotients.append(quotient.detach())
+            return reduce_quotients(quotient, options.reduction, options.power) * (len(points) / len(chosen))
+
+        parts = self.state.points[chosen].split(self._pairs_in_a_pass())
+        held = evaluate(self.model, [partial(part, points) for points in parts])
+        self._evaluated = True
+        self.latest = float(held.value)
+        if not math.isfinite(self.latest):
+            self.skipped, self._held, self.latest = self.skipped + 1, None, 0.0
+            return
+        self._held, quotient = held, torch.cat(quotients)
+        self.state.quotient[active] = quotient
+        if options.ascent == "normalized":
+            # the parameters are those of the ascent: this pass shows, at no cost, whether the step raised the quotient
+            self.state.step_size[active] = ascent.adapted(self.state.step_size[active], self.state.before, quotient)
+            self.state.before = torch.full_like(self.state.before, torch.nan)  # once
+
+    def _pairs_in_a_pass(self) -> int:
+        return len(self.state.points) if self.batch_size is None else max(1, self.batch_size // 2)
+
+    def _in_parts(self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
+        """A function of pairs, a few pairs at a time."""
+        parts = zip(*(tensor.split(self._pairs_in_a_pass()) for tensor in tensors), strict=True)
+        return tuple(torch.cat(results) for results in zip(*(function(*part) for part in parts), strict=True))
 
     @property
     def pairs(self) -> PairSet:
@@ -142,7 +193,10 @@ class LipschitzRegularizer(Penalty):
     def lower_bound(self, pairs: int = 256) -> float:
         """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
         self._follow_the_model()
-        return float(pair_quotient(self.model, self.state.points[self.state.steepest(pairs)]).max())
+        (quotient,) = self._in_parts(
+            lambda points: (pair_quotient(self.model, points),), self.state.points[self.state.steepest(pairs)]
+        )
+        return float(quotient.max())
 
     def refine(self) -> float:
         """Raise the quotients of the steepest pairs until little is left to gain; returns the largest. For the end of a run.
@@ -157,8 +211,8 @@ class LipschitzRegularizer(Penalty):
             weakest = chosen[3 * len(chosen) // 4 :]
             self.state.points[weakest] = corner_points(self.state.points[weakest], self.domain, self._generator)
         for steps in (20, 40, 100):
-            points = self.state.points[chosen]
-            points, quotient = ascent.climb(self.model, points, steps=steps, separation=self.separation, domain=self.domain)
+            rise = partial(ascent.climb, self.model, steps=steps, separation=self.separation, domain=self.domain)
+            points, quotient = self._in_parts(rise, self.state.points[chosen])
             self.state.points[chosen], self.state.quotient[chosen] = points, quotient
             chosen = chosen[quotient.topk(-(-len(chosen) // 4)).indices]
         return float(quotient.max())
@@ -168,7 +222,7 @@ class LipschitzRegularizer(Penalty):
         self._pairs = self._pairs.redrawn(self._generator)
         calls = self.state.calls  # a lazy penalty keeps its beat
         self.state = self._fresh_state(self._pairs)
-        self.state.calls = calls
+        self.state.calls, self._evaluated = calls, calls % self.interval != 0
 
     def metrics(self) -> dict[str, float | int | None]:
         """The lower bound of Lip(f) now, and the penalties that were left out."""
@@ -176,7 +230,8 @@ class LipschitzRegularizer(Penalty):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
-        return {"pairs": dict(vars(self.state)), "generator": self._generator.get_state(), "skipped": self.skipped}
+        held = {"held": held_state(self._held, self.model), "evaluated": self._evaluated, "has_closure": self._has_closure}
+        return {"pairs": dict(vars(self.state)), "generator": self._generator.get_state(), "skipped": self.skipped, **held}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; `InputError` if it belongs to another pair set."""
@@ -185,7 +240,9 @@ class LipschitzRegularizer(Penalty):
             raise InputError(f"a state of pairs {expected}", got, "Make the regularizer with the same pairs.")
         self.state = PairState(**state["pairs"]).copied(device_of(self.model, self.state.points.device))
         self._generator.set_state(state["generator"].cpu())
-        self.skipped = state["skipped"]
+        self.skipped, self._has_closure = state["skipped"], state["has_closure"]
+        self._held = held_from(state["held"], self.model)
+        self._evaluated = state["evaluated"] and (self._held is not None or state["held"] is None)
 
     def _follow_the_model(self) -> None:
         device = device_of(self.model, self.state.points.device)
@@ -199,6 +256,20 @@ class LipschitzRegularizer(Penalty):
         points = points.to(device_of(self.model, points.device))
         step_size = self.options.step_size or STEP_SIZE[self.options.ascent]
         return fresh_state(points, pool=self.pool, active=self.active, step_size=step_size, generator=self._generator)
+
+
+def _check_box(domain: Box, pairs: PairSet) -> None:
+    low, high = box_of(domain, tuple(pairs.u.shape[1:]))
+    if not bool((low < high).all()):
+        raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
+
+
+def _check_statistics(model: Model) -> None:
+    """Refuse batch normalisation that has no running statistics: it mixes the samples, and there is no one function."""
+    for module in (part for network in modules_of(model) for part in network.modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
+            do = "Use track_running_stats=True, or a normalisation of each sample such as GroupNorm."
+            raise InputError("batch normalisation with running statistics", str(module), do)
 
 
 def _span(pairs: PairSet) -> tuple[float, float]:

@@ -14,12 +14,15 @@ from ..errors import InputError
 from .discrepancy import WeightScheduler
 from .penalty import ClipNorm, Penalty
 
+CAP = 1 / 8
+"""Until the scheduler's first update the penalty costs at most this share of the loss of the best constant."""
+
 
 class PenaltyTerm:
     """The term lambda * penalty of equation (2), whose weight lambda a scheduler moves. Algorithm 2 of the CLIP paper.
 
     While the weight is 0 nothing is computed and no pair ascends. Until the scheduler's first update, the weight is capped
-    so that the penalty never costs more than the loss of a constant network (see `DiscrepancyPrinciple.cap`).
+    so that the penalty costs at most a share `CAP` of the loss of a constant network (see `DiscrepancyPrinciple.cap`).
 
     Args:
         penalty: such as a `LipschitzRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
@@ -65,11 +68,19 @@ class PenaltyTerm:
         self.weight = self.scheduler.weight
         if self.weight == 0:
             return torch.zeros((), device=None if outputs is None else outputs.device)
+        if outputs is not None:
+            self.penalty.batch_size = len(outputs)
         penalty = self.penalty()
-        value = penalty.detach()
-        if outputs is not None and y is not None and penalty.requires_grad and self.penalty.vanishes_on_constants and value > 0:
-            self.weight = self.scheduler.cap(constant_predictor_loss(outputs, y) / float(value))
-        self._penalty_sum, self._calls = self._penalty_sum + value, self._calls + 1
+        latest = self.penalty.latest
+        if (
+            outputs is not None
+            and y is not None
+            and latest > 0
+            and self.scheduler.is_capped
+            and self.penalty.vanishes_on_constants
+        ):
+            self.weight = self.scheduler.cap(CAP * constant_predictor_loss(outputs, y) / latest)
+        self._penalty_sum, self._calls = self._penalty_sum + penalty.detach(), self._calls + 1
         return self.weight * penalty
 
     def clip_gradients(self, clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
@@ -87,15 +98,25 @@ class PenaltyTerm:
 
         Args:
             value: the accuracy or loss to steer by, such as that on validation samples; by default the running accuracy or
-                mean squared error since the last update, of all processes where `torch.distributed` is initialised.
+                mean squared error since the last update, of all processes where `torch.distributed` is initialised, or for
+                a target constant the lower bound of Lip(f) that the penalty knows.
 
         Raises:
             InputError: a value that is not finite, or none where the term has not seen outputs.
         """
         if value is None:
-            value = self.running.value()
+            value = self._steered_value()
             self.running.reset()
         self.scheduler.step(value)
+
+    def _steered_value(self) -> float:
+        if self.scheduler.quantity != "lipschitz":
+            return self.running.value()
+        bound = self.penalty.metrics().get("lower_bound")
+        if bound is None:
+            do = "Steer by accuracy or loss, or use a LipschitzRegularizer."
+            raise InputError("a penalty that knows a lower bound of Lip(f)", type(self.penalty).__name__, do)
+        return float(bound)
 
     def metrics(self) -> dict[str, float | int | None]:
         """What to log: weight, mean penalty since the last call of `metrics`, bounds of Lip(f) now, skipped steps."""
@@ -120,8 +141,11 @@ class PenaltyTerm:
         self.running.load_state_dict(state["running"])
         self.weight = state["weight"]
 
+    def _needs_cap(self) -> bool:
+        return self.scheduler.is_capped and self.penalty.vanishes_on_constants and self.penalty.latest > 0
+
     def _check_quantity(self, y: Tensor) -> None:
-        if self.scheduler.quantity not in (None, "loss" if y.is_floating_point() else "accuracy"):
+        if self.scheduler.quantity not in (None, "lipschitz", "loss" if y.is_floating_point() else "accuracy"):
             do = 'Give integer labels, or DiscrepancyPrinciple(target, quantity="loss") for floating values.'
             raise InputError(f"y that fits a target {self.scheduler.quantity}", y.dtype, do)
 

@@ -33,7 +33,7 @@ def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet
             do = "Make them from held-out inputs, for example with perturbed_pairs."
             raise InputError("pairs for the method clip on a DataLoader", "none", do)
         pairs = perturbed_pairs(task.pair_inputs, noise=config.pair_noise, seed=config.seed)
-    options = config.model_dump(include=set(PairOptions.model_fields))
+    options = config.model_dump(include=set(PairOptions.model_fields)) | ({"hold": False} if config.certify else {})
     regularizer = LipschitzRegularizer(model, pairs, domain=task.domain, seed=config.seed, **options)
     return with_certificate(regularizer, config.certify, steps=len(task.batches) // config.interval), regularizer
 
@@ -74,12 +74,13 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
     """The rule that moves the weight, or a constant one."""
     if config.method == "standard":
         return ConstantWeight(0.0)
-    if config.weight is not None or config.target is None:
-        return ConstantWeight(config.weight or 0.0)
+    if config.weight is not None:
+        return ConstantWeight(config.weight)
+    wish = config.target if config.lipschitz is None else config.lipschitz
     return DiscrepancyPrinciple(
-        config.target,
+        math.nan if wish is None else wish,  # the record has one of the two
         rule=config.rule,
-        quantity="accuracy" if task.classification else "loss",
+        quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
         initial=config.initial_weight,
         increment=config.increment or INCREMENTS[config.method],
         warmup=config.warmup * (len(task.batches) if config.update == "minibatch" else 1),
