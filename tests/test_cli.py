@@ -154,7 +154,7 @@ BAD_TRAINING = {
     "target 1": (["--target", "1"], "a target accuracy in (0, 1); got 1.0"),
     "target -1": (["--target", "-1"], "a valid target; got -1.0"),
     "target nan": (["--target", "nan"], "a valid target; got nan"),
-    "target and weight": (["--target", "0.9", "--weight", "1"], "one of the two"),
+    "target and weight": (["--target", "0.9", "--weight", "1"], "one of them"),
     "weight": (["--weight", "-1"], "a valid weight"),
     "method": (["--method", "clipp"], "'standard', 'weight' or 'clip'"),
     "preset": (["--preset", "ours"], "preset to be one of default, paper"),

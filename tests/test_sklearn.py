@@ -149,7 +149,7 @@ def test_options_override_what_the_estimator_chooses_itself():
     [
         ({"options": {"lrr": 1.0}}, "Did you mean 'lr'"),
         ({"options": {"epochs": 3}}, "got epochs"),
-        ({"target": None}, "a target or a constant weight"),
+        ({"target": None}, "a target, a Lipschitz constant or a constant weight"),
         ({"target": 95.0}, "a fraction such as 0.95"),
         ({"activation": "selu"}, "activation"),
         ({"module": lambda shape, outputs: None}, "nn.Module; got NoneType"),

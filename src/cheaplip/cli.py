@@ -6,6 +6,7 @@ Options that are fields of a record take their help from the field's description
 import json
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ def _widths(text: str) -> tuple[int, ...]:
 
 def main() -> None:
     """The entry point: our errors become one message and an exit code, never a traceback."""
+    warnings.formatwarning = lambda message, *_: f"cheaplip: {message}\n"
     try:
         app(prog_name="cheaplip")
     except CheaplipError as error:
@@ -98,6 +100,7 @@ def train(
     data: Annotated[str | None, _field(RunConfig, "data")] = None,
     method: Annotated[str | None, _field(TrainConfig, "method")] = None,
     target: Annotated[float | None, _field(TrainConfig, "target")] = None,
+    lipschitz: Annotated[float | None, _field(TrainConfig, "lipschitz")] = None,
     weight: Annotated[float | None, _field(TrainConfig, "weight")] = None,
     epochs: Annotated[int | None, _field(TrainConfig, "epochs")] = None,
     seed: Annotated[int | None, _field(TrainConfig, "seed")] = None,

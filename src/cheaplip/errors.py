@@ -40,6 +40,10 @@ class ContradictionError(CheaplipError, RuntimeError):
         super().__init__(f"lower {lower:.6g} ({found_by}) is above upper {upper:.6g} ({proved_by}). {do}")
 
 
+class TargetWarning(UserWarning):
+    """A target was not met, or says nothing: the network may be plainly trained, or hardly trained."""
+
+
 def require_in(name: str, value: float, interval: str, do: str = "Give a number in that range.") -> None:
     """Raise `InputError` unless `value` lies in `interval`, written such as `[0, 1)` or `(0, inf)`; nan lies in none.
 

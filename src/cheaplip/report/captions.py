@@ -118,6 +118,11 @@ def missing_bounds(rows: Sequence[Row]) -> list[str]:
     ]
 
 
+def missed_targets(rows: Sequence[Row]) -> list[str]:
+    """For each row whose runs say so, what is wrong with their target."""
+    return [f"{row.label}: {note}" for row in rows for note in distinct([run.result.get("target_note") for run in row.runs])]
+
+
 def _setting(rows: Sequence[Row], key: str) -> str:
     values = distinct([numbers(run.result.get("evaluation")).get(key) for row in rows for run in row.runs])
     return " or ".join(value_text(value, "number") for value in values)

@@ -104,7 +104,7 @@ def _experiment(name: str, rows: list[Row], styles: dict[Row, Style]) -> dict[st
         "several_seeds": any(row.n > 1 for row in rows),
         "published": any(row.published for row in rows),
         "columns_text": captions.about_columns(rows),
-        "notes": captions.missing_bounds(rows),
+        "notes": captions.missing_bounds(rows) + captions.missed_targets(rows),
         "sections": [section for section in sections if section.plots or section.pairs],
     }
 

@@ -19,6 +19,8 @@ class TrainConfig(PairOptions):
     """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2)."""
     target: FiniteFloat | None = Field(0.95, gt=0)
     """Training accuracy in (0, 1), or loss for regression, that the weight is steered to."""
+    lipschitz: FiniteFloat | None = Field(None, gt=0)
+    """Lipschitz constant that the weight is steered to, instead of an accuracy or loss: Lip(f) on the pairs; for clip."""
     weight: FiniteFloat | None = Field(None, ge=0)
     """A constant weight (lambda, mu) instead of a target."""
     epochs: int = Field(30, ge=1)
@@ -71,9 +73,12 @@ class TrainConfig(PairOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        if self.method != "standard" and (self.target is None) == (self.weight is None):
-            got = f"target {self.target} and weight {self.weight}"
-            raise InputError("a target or a constant weight, one of the two", got, "Set the other to None.")
+        wishes = {"target": self.target, "lipschitz": self.lipschitz, "weight": self.weight}
+        if self.method != "standard" and sum(value is not None for value in wishes.values()) != 1:
+            got = ", ".join(f"{name} {value}" for name, value in wishes.items())
+            raise InputError("a target, a Lipschitz constant or a constant weight, one of them", got, "Set the others to None.")
+        if self.lipschitz is not None and self.method != "clip":
+            raise InputError("method='clip' for a Lipschitz constant", repr(self.method), "Only clip measures it.")
         if (self.method == "standard" or self.weight == 0) and (self.margin or self.saturation):
             do = "They ramp up with the weight: use plain cross-entropy, or a weight."
             raise InputError("a method with a weight for a margin or a saturation", f"{self.method!r} and {self.weight}", do)
@@ -88,12 +93,12 @@ class TrainConfig(PairOptions):
     @property
     def choose_after(self) -> int:
         """Epochs that best-pgd passes over: those before the method acts."""
-        return 0 if self.method == "standard" or self.target is None else self.warmup
+        return 0 if self.method == "standard" or self.weight is not None else self.warmup
 
 
 def altered(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
-    """`config` with some settings changed, with `weight` alone the target is dropped."""
+    """`config` with some settings changed; with `weight` or `lipschitz` alone the target is dropped."""
     values = {**config.model_dump(), **options}
-    if options.get("weight") is not None and "target" not in options:
+    if (options.get("weight") is not None or options.get("lipschitz") is not None) and "target" not in options:
         values["target"] = None
     return validated(TrainConfig, values)

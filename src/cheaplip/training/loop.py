@@ -23,7 +23,7 @@ from ..provenance import provenance
 from ..regularization.term import PenaltyTerm
 from ..robustness.accuracy import accuracy
 from ..run_folder import METRICS, SCHEMA, WEIGHTS, write_atomic, write_metrics
-from . import checkpoint, paper
+from . import checkpoint, paper, target
 from .batches import epoch_seed, this_process
 from .checkpoint import State
 from .config import TrainConfig
@@ -78,6 +78,10 @@ def fit(
         DivergenceError: the loss, a parameter or a buffer stopped being finite; the model and the checkpoint are
             those of the last good epoch.
 
+    Warns:
+        TargetWarning: the target was not met, the weight never left 0, or one constant answer meets the target; the
+            result has it as `target_note`, and `target_met`.
+
     Source: Algorithm 2 and equation (2) of the CLIP paper (arXiv:2103.12531); equation (6) for the method weight.
     """
     config = configure(preset, **options)
@@ -113,6 +117,8 @@ def fit(
                     do = "Lower the learning rate or the weight; the last good epoch is kept."
                     raise DivergenceError(broken, row["epoch"], do)
                 state.finish_epoch(row)
+                if config.epochs > state.epoch >= config.epochs / target.EARLY > state.epoch - 1:
+                    target.warn(target.shortfall(term, state.history, config.epochs))
                 if out is not None and main:
                     checkpoint.save(out, state, config)
                 if after_epoch is not None and main:
@@ -125,8 +131,10 @@ def fit(
         if out is not None and main:
             _save_weights(out / WEIGHTS, model)
             write_metrics(out / METRICS, state.history)
+        note = target.useless_target(term, task.largest_class) or target.shortfall(term, state.history, config.epochs)
+        target.warn(note)
         lower = None if regularizer is None else regularizer.refine()
-        result = _result(state, task, config, accelerator, lower)
+        result = {**_result(state, task, config, accelerator, lower), "target_note": note}
         return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs)
 
 
@@ -163,6 +171,7 @@ def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConf
         "train_loss": train_loss,
         "train_accuracy": running if task.classification else None,
         **metrics,
+        "target_met": target.is_met(term.scheduler),
         "learning_rate": lr,
         **_validate(state.model, task, config, epoch),
         "seconds": time.perf_counter() - started,
@@ -211,6 +220,8 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "method": config.method,
         "target": None if config.method == "standard" else config.target,
         "seed": config.seed,
+        "lipschitz_target": config.lipschitz,
+        "target_met": state.kept["target_met"],
         "epochs": config.epochs,
         "kept_epoch": state.kept["epoch"],
         "weight": state.kept["weight"],

@@ -12,7 +12,7 @@ PRESETS = {"default": TrainConfig(), "paper": PAPER}
 
 
 def configure(preset: str = "default", **options: Any) -> TrainConfig:
-    """A preset with some settings changed; `weight` alone drops the preset's target.
+    """A preset with some settings changed; `weight` or `lipschitz` alone drops the preset's target.
 
     Raises:
         InputError: an unknown preset or setting, or a value outside its range.

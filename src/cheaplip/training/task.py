@@ -35,6 +35,7 @@ class Task:
     classification: bool
     margin: float = 0.0
     saturation: float = 0.0
+    largest_class: float | None = None  # its share of the fitting part; None where it is not known
 
     def loss(self, outputs: Tensor, y: Tensor, ramp: float = 0.0) -> Tensor:
         """Mean cross-entropy for class labels, with `ramp` times margin and saturation; mean squared error for real values."""
@@ -116,7 +117,9 @@ def _tensor_task(
         processes=accelerator.num_processes,
     )
     validation = (x[parts.validation], y[parts.validation]) if len(parts.validation) else None
-    return Task(batches, validation, x[parts.pairs] if len(parts.pairs) else None, domain, classification)
+    largest = float(y[parts.fit.to(device)].bincount().max()) / len(parts.fit) if classification else None
+    pair_inputs = x[parts.pairs] if len(parts.pairs) else None
+    return Task(batches, validation, pair_inputs, domain, classification, largest_class=largest)
 
 
 def _loader_task(data: DataLoader[Any], model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> Task:

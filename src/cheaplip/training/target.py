@@ -1,0 +1,73 @@
+"""Whether a run meets its target, in words: no network is plainly trained, or hardly trained, in silence."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from ..errors import TargetWarning
+from ..regularization.discrepancy import DiscrepancyPrinciple, WeightScheduler
+from ..regularization.term import PenaltyTerm
+
+WITHIN = {"accuracy": 0.01, "loss": 0.1, "lipschitz": 0.05}
+"""How far off a met target may be: an accuracy by one point, a loss by a tenth, a constant by a twentieth of itself."""
+EARLY = 5
+"""A fifth of the epochs is enough to see that the weight has not moved."""
+
+
+def is_met(scheduler: WeightScheduler) -> bool | None:
+    """Whether the last value is at the target; None without a target or a value."""
+    if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.excess is None:
+        return None
+    return abs(scheduler.excess) <= WITHIN[str(scheduler.quantity)]
+
+
+def useless_target(term: PenaltyTerm, largest_class: float | None) -> str | None:
+    """Why a target says nothing of what the network has learnt: one constant answer reaches it."""
+    scheduler = term.scheduler
+    if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.quantity != "accuracy" or largest_class is None:
+        return None
+    if scheduler.target > largest_class:
+        return None
+    return (
+        f"The target of {scheduler.target:.1%} is met by one constant answer: {largest_class:.1%} of the samples are of one "
+        "class. Set a target above that, or balance the classes."
+    )
+
+
+def shortfall(term: PenaltyTerm, history: Sequence[dict[str, Any]], epochs: int) -> str | None:
+    """What is wrong with the weight or the target after these epochs, and what to do; None if nothing is."""
+    scheduler = term.scheduler
+    if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.excess is None or not history:
+        return None
+    ended = len(history) == epochs
+    if not any(row["weight"] > 0 for row in history):
+        early = len(history) > scheduler.warmup and len(history) * EARLY >= epochs
+        return _never_acted(scheduler, history) if ended or early else None
+    if not ended or is_met(scheduler):
+        return None
+    value, weight = scheduler.value, history[-1]["weight"]
+    if scheduler.excess > 0:
+        do = "Train longer: the weight was still rising. Or start higher, with initial_weight."
+    else:
+        do = "Train longer: the weight was still falling. Or start lower, with initial_weight, or lower the learning rate."
+    return f"The {scheduler.name} ended at {value:.4g} for a target of {scheduler.target:g}, with weight {weight:.3g}. {do}"
+
+
+def warn(message: str | None) -> None:
+    """Give a `TargetWarning` if there is a message."""
+    if message is not None:
+        warnings.warn(message, TargetWarning, stacklevel=3)
+
+
+def _never_acted(scheduler: DiscrepancyPrinciple, history: Sequence[dict[str, Any]]) -> str:
+    name = "train_accuracy" if scheduler.quantity == "accuracy" else "train_loss"
+    reached = [row[name] for row in history]
+    best = max(reached) if scheduler.quantity == "accuracy" else min(reached)
+    return (
+        f"The penalty has not acted in {len(history)} epochs: the {scheduler.name} reached {best:.4g}, the target is "
+        f"{scheduler.target:g}, and below it the weight stays 0. This is plain training. Set a target that the network "
+        f"reaches, such as {best - 0.01 if scheduler.quantity == 'accuracy' else 1.1 * best:.3g}, train longer, or give a "
+        "constant weight."
+    )

@@ -1,0 +1,108 @@
+"""No network is plainly trained, or hardly trained, in silence."""
+
+import warnings
+
+import pytest
+import torch
+from torch.utils.data import DataLoader, TensorDataset
+
+from cheaplip import fit, perturbed_pairs
+from cheaplip.errors import InputError, TargetWarning
+from support.networks import OPTIONS, curve, dense, digits
+
+pytestmark = pytest.mark.filterwarnings("default::cheaplip.errors.TargetWarning")
+
+
+def trained(data=None, model=None, **options):
+    """The result, and what was said on the way."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", TargetWarning)
+        done = fit(model or dense(), data or digits(), **(OPTIONS | options))
+    said = [str(warning.message) for warning in caught if warning.category is TargetWarning]
+    return done, said
+
+
+def test_a_target_out_of_reach_is_told_early_and_at_the_end():
+    done, said = trained(target=0.999, epochs=10)
+    assert done.result["weight"] == 0
+    assert done.result["target_met"] is False
+    assert said[-1] == done.result["target_note"]
+    for message, epochs in zip(said, (2, 10), strict=True):
+        best = max(row["train_accuracy"] for row in done.history[:epochs])
+        assert f"not acted in {epochs} epochs" in message
+        assert f"reached {best:.4g}, the target is 0.999" in message
+        assert f"such as {best - 0.01:.3g}" in message
+
+
+def test_the_proposed_target_is_reached():
+    done, _ = trained(target=0.999, epochs=10)
+    proposed = float(done.result["target_note"].split("such as ")[1].split(",")[0])
+    assert max(row["weight"] for row in trained(target=proposed, epochs=10)[0].history) > 0
+
+
+def test_a_target_that_is_missed_is_told_with_the_value_reached():
+    done, said = trained(target=0.3, initial_weight=1e-5)
+    value = done.history[-1]["train_accuracy"]
+    assert len(said) == 1
+    assert f"ended at {value:.4g} for a target of 0.3" in said[0]
+    assert "weight was still rising" in said[0]
+    assert done.result["target_met"] is False
+
+
+def test_a_target_that_is_met_is_silent():
+    done, said = trained(digits(600), target=0.8, epochs=40, lr=0.2)
+    assert abs(done.history[-1]["train_accuracy"] - 0.8) <= 0.01 or said
+    met = [row["target_met"] for row in done.history]
+    assert met == [abs(row["train_accuracy"] - 0.8) <= 0.01 for row in done.history]
+    assert any(met)
+
+
+@pytest.mark.parametrize("options", [{"method": "standard"}, {"weight": 0.1, "target": None}])
+def test_without_a_target_there_is_nothing_to_meet(options):
+    done, said = trained(**options)
+    assert (done.result["target_met"], done.result["target_note"], said) == (None, None, [])
+
+
+def test_a_target_that_one_constant_answer_meets_is_told():
+    x, y = digits()
+    rare = (y == 3).long()  # a tenth of the samples
+    done, said = trained((x, rare), model=dense(outputs=2), target=0.85)
+    assert "met by one constant answer" in done.result["target_note"]
+    assert "balance the classes" in said[-1]
+
+
+def test_a_loss_is_told_in_its_own_words():
+    _, said = trained(curve(), model=dense(inputs=1, outputs=1), target=1e-9)
+    assert "the training loss reached" in said[-1]
+
+
+def test_a_loader_has_targets_too():
+    x, y = digits()
+    loader = DataLoader(TensorDataset(x, y), batch_size=32)
+    _, said = trained(loader, target=0.999, pairs=perturbed_pairs(x[:50]))
+    assert "not acted" in said[-1]
+
+
+@pytest.mark.parametrize("initial", [1e-3, 1.0])
+def test_a_constant_is_met_from_any_weight(initial):
+    done, _ = trained(digits(600), target=None, lipschitz=3.0, epochs=40, lr=0.1, initial_weight=initial)
+    assert done.history[-1]["lower_bound"] == pytest.approx(3.0, rel=0.15)
+    assert done.result["lipschitz_target"] == 3.0
+
+
+def test_a_constant_is_for_clip_alone():
+    with pytest.raises(InputError, match="Only clip measures it"):
+        fit(dense(), digits(), method="weight", lipschitz=1.0)
+
+
+def test_a_resumed_run_says_the_same(tmp_path):
+    def stop(epoch, model):
+        if epoch == 3:
+            raise KeyboardInterrupt
+
+    whole, _ = trained(target=0.999)
+    with pytest.raises(KeyboardInterrupt):
+        trained(target=0.999, out=tmp_path, after_epoch=stop)
+    resumed, said = trained(target=0.999, out=tmp_path, resume=True)
+    assert said == [resumed.result["target_note"]] == [whole.result["target_note"]]
+    assert torch.equal(whole.model[1].weight, resumed.model[1].weight)
