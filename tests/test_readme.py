@@ -53,7 +53,7 @@ class Epochs:
         return self.batches.epoch(self.epoch)
 
 
-def run_loop(*, added, epochs=12):
+def run_loop(*, added, epochs=30):
     """Execute the README's own text on digits; returns its names."""
     x, y = digits()
     parts = split(len(x), pair_share=0.1, validation_share=0.05, seed=0)
@@ -74,9 +74,9 @@ def run_loop(*, added, epochs=12):
 
 def test_the_loop_is_that_of_fit_to_the_last_bit():
     names = run_loop(added=True)
-    done = fit(dense(), digits(), target=0.5, epochs=12, batch_size=32, schedule="constant")
+    done = fit(dense(), digits(), target=0.5, epochs=30, batch_size=32, schedule="constant")
     weighted = sum(row["weight"] > 0 for row in done.history)
-    assert 0 < weighted <= 9  # not in the warm-up
+    assert 0 < weighted <= 27  # not in the warm-up
     assert same_weights(names["model"], done.model)
     assert names["term"].scheduler.excess == done.history[-1]["train_accuracy"] - 0.5
     assert names["regularizer"].state.calls == weighted * len(names["loader"].batches)
@@ -84,7 +84,7 @@ def test_the_loop_is_that_of_fit_to_the_last_bit():
 
 def test_without_the_added_lines_it_is_plain_training():
     names = run_loop(added=False)
-    plain = fit(dense(), digits(), method="standard", epochs=12, batch_size=32, schedule="constant").model
+    plain = fit(dense(), digits(), method="standard", epochs=30, batch_size=32, schedule="constant").model
     assert same_weights(names["model"], plain)
 
 

@@ -11,13 +11,16 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
 from cheaplip import DiscrepancyPrinciple, LipschitzRegularizer, fit, perturbed_pairs
+from cheaplip.bounds.lower import lower_bound
 from cheaplip.data import from_arrays, load
 from cheaplip.errors import DivergenceError, InputError
 from cheaplip.models import mlp
 from cheaplip.regularization.weight_norm import weight_norm
 from cheaplip.training import loop
 from cheaplip.training.batches import TensorBatches, split
+from cheaplip.training.loop import update_period
 from cheaplip.training.methods import METHODS
+from cheaplip.training.presets import configure
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
 pytestmark = pytest.mark.usefixtures("quick_bounds")
@@ -359,3 +362,38 @@ def test_a_weight_far_off_finds_its_way(start):
     trained = fit(mlp((1, 8, 8), 10), data, method="clip", target=0.95, **options)
     assert trained.result["train_accuracy"] == pytest.approx(0.95, abs=0.02)
     assert trained.result["weight"] > 0
+
+
+@pytest.mark.parametrize(("epochs", "period"), [(1, 8), (3, 10), (12, 40), (30, 100), (300, 100)])
+def test_short_runs_move_the_weight_as_often_as_long_ones(epochs, period):
+    assert update_period(configure(epochs=epochs), 100) == period
+
+
+def test_updates_within_an_epoch_see_the_samples_since_the_last_one(tmp_path):
+    x, y = digits(1200)
+    options = {"target": 0.5, "batch_size": 8, "epochs": 2, "warmup": 1}
+    seen = []
+    whole = fit(dense(), (x, y), after_epoch=lambda epoch, model: seen.append(epoch), **options)
+    batches = 1020 // 8
+    calls = whole.history[-1]["epoch"] * batches // update_period(configure(**options), batches)
+    assert calls > 25
+
+    def stop(epoch, model):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(dense(), (x, y), out=tmp_path, after_epoch=stop, **options)
+    resumed = fit(dense(), (x, y), out=tmp_path, resume=True, **options)  # in the middle of a period
+    assert same_weights(whole.model, resumed.model)
+    assert whole.history[-1]["weight"] == resumed.history[-1]["weight"] > 0
+
+
+def test_a_run_of_three_epochs_is_no_plain_training():
+    data, bounds = load("digits"), []
+    for method in ("standard", "clip"):
+        torch.manual_seed(0)
+        model = mlp((1, 8, 8), 10, activation="relu")
+        done = fit(model, data, method=method, target=0.8, epochs=3, batch_size=8, lr=0.05)
+        bounds.append(lower_bound(model, data.test_x[:50], steps=5).value)
+    assert done.history[-1]["weight"] > 0
+    assert bounds[1] < bounds[0] / 2

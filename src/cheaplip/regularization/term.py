@@ -94,7 +94,7 @@ class PenaltyTerm:
             self.penalty.step()
 
     def update_weight(self, value: float | None = None) -> None:
-        """Move the weight by the discrepancy principle, usually after each epoch.
+        """Move the weight by the discrepancy principle: after each epoch, or some 30 times in a run of fewer epochs.
 
         Args:
             value: the accuracy or loss to steer by, such as that on validation samples; by default the running accuracy or

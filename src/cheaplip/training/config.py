@@ -65,9 +65,10 @@ class TrainConfig(PairOptions):
     increment: FiniteFloat | None = Field(None, gt=0)
     """Step of the additive rule; by default 0.01 for clip, 1e-4 for weight, of which the paper's values are multiples."""
     warmup: int = Field(3, ge=0)
-    """Epochs without a weight."""
+    """Epochs without a weight; in runs of fewer than 30 epochs, updates of the weight (some 30 in a run)."""
     update: Literal["epoch", "minibatch"] = "epoch"
-    """When the rule moves the weight: by the running accuracy of an epoch, or by each minibatch's own (the paper's print)."""
+    """When the rule moves the weight: by the running accuracy of an epoch (oftener in runs of fewer than 30), or by each
+    minibatch's own (the paper's print)."""
     squared: bool = False
     """For the method weight: |theta|^2 instead of |theta|."""
 

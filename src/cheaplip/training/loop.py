@@ -20,7 +20,7 @@ from ..errors import DivergenceError, InputError
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
 from ..provenance import provenance
-from ..regularization.term import PenaltyTerm
+from ..regularization.term import PenaltyTerm, RunningValue
 from ..robustness.accuracy import accuracy
 from ..run_folder import METRICS, SCHEMA, WEIGHTS, write_atomic, write_metrics
 from . import checkpoint, paper, target
@@ -30,6 +30,11 @@ from .config import TrainConfig
 from .methods import METHODS, make_lr_schedule, make_optimizer, make_weight_scheduler
 from .presets import configure
 from .task import Data, Task, make_task
+
+UPDATES = 30
+"""The rule of the weight is tuned for this many updates in a run, one an epoch. Shorter runs have as many."""
+SHORTEST = 8
+"""Steps between two updates at least: the running accuracy of fewer says little."""
 
 
 @dataclass(frozen=True)
@@ -144,9 +149,10 @@ def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConf
     term, lr = state.term, state.lr_schedule.get_last_lr()[0]
     ramp = margin_ramp(state.history, config.epochs) if term.scheduler.weight > 0 else 0.0
     loss_sum, seen = torch.zeros((), device=accelerator.device), 0  # the sum stays on the device: no step waits for it
+    running, period = RunningValue(), update_period(config, len(task.batches))
     torch.manual_seed(epoch_seed(config.seed, epoch))
     wrapped.train()
-    for x, y in task.batches.epoch(epoch):
+    for step, (x, y) in enumerate(task.batches.epoch(epoch), start=state.epoch * len(task.batches) + 1):
         outputs = wrapped(x)
         loss = task.loss(outputs, y, ramp)
         penalty = term(outputs, y)  # lambda * Lip(f, X_Lip)
@@ -156,26 +162,35 @@ def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConf
         state.optimizer.step()
         state.lr_schedule.step()
         term.step()  # Algorithm 1
+        running.update(outputs.detach(), y)
         if config.update == "minibatch":
             paper.steer_by_minibatch(term, outputs, y, accelerator)
+        elif step % period == 0 and loss.isfinite():
+            term.update_weight()  # the discrepancy principle
         loss_sum += loss.detach() * len(y)
         seen += len(y)
     total, samples = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, seen)])).tolist()
-    train_loss, running = total / samples, term.running.value()
-    if config.update == "epoch" and math.isfinite(train_loss):
-        term.update_weight()  # the discrepancy principle
-    term.running.reset()
     metrics = term.metrics()
     return {
         "epoch": epoch,
-        "train_loss": train_loss,
-        "train_accuracy": running if task.classification else None,
+        "train_loss": total / samples,
+        "train_accuracy": running.value() if task.classification else None,
         **metrics,
         "target_met": target.is_met(term.scheduler),
         "learning_rate": lr,
         **_validate(state.model, task, config, epoch),
         "seconds": time.perf_counter() - started,
     }
+
+
+def update_period(config: TrainConfig, steps: int) -> int:
+    """Steps from one update of the weight to the next: an epoch, or less where there would be fewer than `UPDATES` in all.
+
+    Args:
+        config: has the number of epochs.
+        steps: in an epoch.
+    """
+    return min(steps, max(SHORTEST, steps * config.epochs // UPDATES))
 
 
 def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
