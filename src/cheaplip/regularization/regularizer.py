@@ -117,10 +117,11 @@ class LipschitzRegularizer(Penalty):
         if not self._evaluated or self._has_closure or (held is not None and held.is_elsewhere()):
             self._evaluate()
         self._called = True
-        between = not self.options.hold and self.state.calls % self.interval != 0 and not self._has_closure
-        if self._held is None or between:
+        if self._held is None:
             return torch.zeros((), device=self.state.points.device)
-        return self._held.attached() * (1 if self.options.hold or self._has_closure else self.interval)
+        if self.options.hold or self._has_closure:
+            return self._held.attached()
+        return self._held.value.new_zeros(()) if self.state.calls % self.interval else self.interval * self._held.attached()
 
     def step(self) -> None:
         """If it is time, turn to the next active pairs, raise their quotients (Algorithm 1) and evaluate the penalty.
@@ -242,6 +243,7 @@ class LipschitzRegularizer(Penalty):
         self._generator.set_state(state["generator"].cpu())
         self.skipped, self._has_closure = state["skipped"], state["has_closure"]
         self._held = held_from(state["held"], self.model)
+        self.latest = 0.0 if self._held is None else float(self._held.value)
         self._evaluated = state["evaluated"] and (self._held is not None or state["held"] is None)
 
     def _follow_the_model(self) -> None:

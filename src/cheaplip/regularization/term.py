@@ -71,15 +71,8 @@ class PenaltyTerm:
         if outputs is not None:
             self.penalty.batch_size = len(outputs)
         penalty = self.penalty()
-        latest = self.penalty.latest
-        if (
-            outputs is not None
-            and y is not None
-            and latest > 0
-            and self.scheduler.is_capped
-            and self.penalty.vanishes_on_constants
-        ):
-            self.weight = self.scheduler.cap(CAP * constant_predictor_loss(outputs, y) / latest)
+        if outputs is not None and y is not None and self._needs_cap():
+            self.weight = self.scheduler.cap(CAP * constant_predictor_loss(outputs, y) / self.penalty.latest)
         self._penalty_sum, self._calls = self._penalty_sum + penalty.detach(), self._calls + 1
         return self.weight * penalty
 
