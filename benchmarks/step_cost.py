@@ -126,7 +126,7 @@ def clip(config: TrainConfig) -> Callable[[Setting], Step]:
     loss = partial(margin_cross_entropy, margin=config.margin, saturation=config.saturation)
 
     def make(s: Setting) -> Step:
-        settings = config.model_dump(include=set(PairOptions.model_fields))
+        settings = config.model_dump(include=set(PairOptions.model_fields)) | ({"hold": False} if config.certify else {})
         regularizer = LipschitzRegularizer(s.model, perturbed_pairs(s.held_out), domain=(0, 1), **settings)
 
         term = PenaltyTerm(with_certificate(regularizer, config.certify), ConstantWeight(WEIGHT))

@@ -151,17 +151,17 @@ class RunningValue:
 
     def reset(self) -> None:
         """Forget all samples."""
-        self.total: Tensor | float = 0.0  # stays on the device: reading a number every step would make a GPU wait
+        self.total: Tensor | float = 0  # stays on the device: reading a number every step would make a GPU wait
         self.samples = 0
 
     def update(self, outputs: Tensor, y: Tensor) -> None:
         """Take note of one batch."""
         if y.is_floating_point():
             n = len(y)
-            added = mse_loss(outputs, y.to(outputs)).float() * n
+            added = mse_loss(outputs, y.to(outputs)) * n
         else:
             n = y.numel()
-            added = (outputs.argmax(1) == y).sum().float()
+            added = (outputs.argmax(1) == y).sum()
         self.total, self.samples = self.total + added, self.samples + n
 
     def value(self) -> float:
@@ -169,11 +169,12 @@ class RunningValue:
         if not isinstance(self.total, Tensor):
             do = "Call term(outputs, y) in the loop, or give update_weight a value."
             raise InputError("outputs and y of some batches to steer by", "none", do)
-        totals = torch.stack([self.total, torch.full_like(self.total, self.samples)])
+        total = self.total.float()
+        totals = torch.stack([total, torch.full_like(total, self.samples)])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(totals)
-        total, samples = totals.tolist()
-        return float(total / samples)
+        mean: float = totals[0].item() / totals[1].item()
+        return mean
 
     def state_dict(self) -> dict[str, Any]:
         """Total and number of samples."""
