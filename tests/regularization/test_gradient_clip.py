@@ -47,7 +47,7 @@ def test_a_saved_limit_goes_on():
 
 
 def test_a_weight_far_too_large_for_the_learning_rate_blows_nothing_up():
-    """Without the limit, the bound of this training reached 1e132."""
+    """Without the limit, this training diverges."""
     torch.manual_seed(0)
     model = cnn((1, 8, 8), 10, hidden=(4, 8, 16))
     done = fit(model, load("digits"), weight=0.1, certify=0.1, epochs=8, interval=8, batch_size=32, seed=1)
