@@ -8,7 +8,7 @@ import pytest
 
 import cheaplip
 from cheaplip import fit
-from support.searches import short_searches
+from support.searches import short_ascents, short_searches
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -55,6 +55,6 @@ def test_example(name, capsys):
 
 def test_the_example_of_a_regression_with_fewer_epochs(capsys, monkeypatch):
     monkeypatch.setattr(cheaplip, "fit", lambda *given, **options: fit(*given, **options | {"epochs": 100}))
-    with short_searches():
+    with short_searches(), short_ascents(20):
         runpy.run_path(str(EXAMPLES / "regression.py"), run_name="__main__")
     regression(capsys.readouterr().out)

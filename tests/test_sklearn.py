@@ -21,7 +21,7 @@ from cheaplip.sklearn import CLIPClassifier, CLIPRegressor
 pytestmark = pytest.mark.usefixtures("quick_bounds")
 
 
-@parametrize_with_checks([CLIPClassifier(epochs=8, hidden=(8,)), CLIPRegressor(epochs=12, hidden=(8,))])
+@parametrize_with_checks([CLIPClassifier(epochs=5, hidden=(8,)), CLIPRegressor(epochs=8, hidden=(8,))])
 def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 

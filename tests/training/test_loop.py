@@ -358,7 +358,7 @@ def test_redraw_draws_the_pairs_afresh_every_epoch(monkeypatch):
 def test_a_weight_far_off_finds_its_way(start):
     data = load("digits")
     torch.manual_seed(0)
-    options = {"epochs": 50, "batch_size": 32, "lr": 0.05, "initial_weight": start}
+    options = {"epochs": 30, "batch_size": 32, "lr": 0.05, "initial_weight": start}
     trained = fit(mlp((1, 8, 8), 10), data, method="clip", target=0.95, **options)
     assert trained.result["train_accuracy"] == pytest.approx(0.95, abs=0.02)
     assert trained.result["weight"] > 0
