@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -75,6 +75,7 @@ def test_every_accuracy_states_its_number_of_samples():
     assert many.curve == []
 
 
+@settings(max_examples=20)
 @given(seed=st.integers(0, 1000), restarts=st.integers(1, 2))
 def test_what_disturbs_more_is_survived_by_fewer(seed, restarts):
     x, y = samples(60, seed)
