@@ -20,7 +20,8 @@ class PairOptions(Record):
     interval: int = Field(8, ge=1)
     """Steps from one evaluation of the penalty to the next; its gradient is held in between."""
     hold: bool = True
-    """Hold the gradient between two evaluations. Else the penalty comes every interval-th step, interval times as large."""
+    """Hold the gradient between two evaluations. Else the penalty comes every interval-th step, interval times as large;
+    `fit` does so with `certify`, whatever this says."""
     pool: int = Field(1000, ge=1)
     """Pairs in the working pool, which is small enough to be visited often; all pairs if there are fewer."""
     renewal: FiniteFloat = Field(0.25, ge=0, le=1)
