@@ -20,7 +20,8 @@ from cheaplip.robustness.accuracy import accuracy
 from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
 from cheaplip.training.loop import margin_ramp
-from cheaplip.training.methods import make_lr_schedule, make_optimizer
+from cheaplip.training.methods import make_optimizer
+from cheaplip.training.schedule import make_lr_schedule
 
 STEPS = 7
 
@@ -55,7 +56,7 @@ def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tup
     parts = split(len(data.train_x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
     batches = TensorBatches(data.train_x, data.train_y, parts.fit, batch_size=config.batch_size, seed=config.seed)
     optimizer = make_optimizer(model, config)
-    lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, config.epochs * len(batches)))
+    lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, len(batches)))
     if config.weight is not None:
         scheduler = None
     elif kind == "adversarial":

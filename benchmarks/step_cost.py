@@ -36,9 +36,9 @@ from cheaplip.norms import per_sample
 from cheaplip.pairs.quotient import difference_quotient
 from cheaplip.provenance import provenance
 from cheaplip.regularization.certificate import with_certificate
-from cheaplip.regularization.discrepancy import ConstantWeight
 from cheaplip.regularization.margin_loss import margin_cross_entropy
 from cheaplip.regularization.options import PairOptions
+from cheaplip.regularization.scheduler import ConstantWeight
 from cheaplip.regularization.term import PenaltyTerm
 from cheaplip.regularization.weight_norm import weight_norm
 from cheaplip.training.config import TrainConfig

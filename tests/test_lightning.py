@@ -15,7 +15,7 @@ import cheaplip.lightning  # without lightning, too
 from cheaplip import DiscrepancyPrinciple, perturbed_pairs
 from cheaplip.errors import InputError
 from cheaplip.lightning import LipschitzMixin
-from cheaplip.regularization.discrepancy import ConstantWeight
+from cheaplip.regularization.scheduler import ConstantWeight
 from support.networks import curve, dense, digits, same_weights
 
 with warnings.catch_warnings():

@@ -6,10 +6,11 @@ from .domains import Ball
 from .pairs.quotient import difference_quotient
 from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
 from .regularization.certificate import CertificateRegularizer
-from .regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple
+from .regularization.discrepancy import DiscrepancyPrinciple
 from .regularization.margin_loss import margin_cross_entropy
 from .regularization.penalty import PenaltySum
 from .regularization.regularizer import LipschitzRegularizer
+from .regularization.scheduler import ConstantWeight
 from .regularization.term import PenaltyTerm
 from .robustness.accuracy import RobustnessReport, evaluate_robustness
 from .training.config import TrainConfig

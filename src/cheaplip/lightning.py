@@ -10,8 +10,8 @@ from .errors import InputError
 from .inference import Model
 from .pairs.sets import PairSet
 from .regularization.certificate import with_certificate
-from .regularization.discrepancy import WeightScheduler
 from .regularization.regularizer import LipschitzRegularizer
+from .regularization.scheduler import WeightScheduler
 from .regularization.term import PenaltyTerm
 
 

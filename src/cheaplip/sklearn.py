@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from .errors import InputError
 from .inference import forward
 from .models.architectures import mlp
+from .training.config import WISHES
 from .training.loop import fit
 from .training.presets import configure
 
@@ -37,7 +38,9 @@ CHUNK = 1000
 class _CLIPEstimator(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: training on checked arrays, and the outputs of the trained network."""
 
+    tolerance: float
     target: float | None
+    lipschitz: float | None
     weight: float | None
     epochs: int
     hidden: Sequence[int]
@@ -48,12 +51,14 @@ class _CLIPEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _train(self, x: NDArray[np.float32], y: Tensor, outputs: int, **settings: Any) -> None:
         options = dict(self.options or {})
-        if taken := {"target", "weight", "epochs", "seed"} & options.keys():
+        if taken := {*WISHES, "epochs", "seed"} & options.keys():
             do = "Set the estimator's parameter of that name (random_state for seed)."
             raise InputError("options beyond the estimator's parameters", ", ".join(sorted(taken)), do)
         seed = self._seed()
         small = {"batch_size": min(128, max(8, len(x) // 20))}  # some twenty steps an epoch, on few samples, too
-        config = configure(**{**small, **settings, "epochs": self.epochs, "seed": seed, **options})
+        wishes = {name: getattr(self, name) for name in WISHES if name != "tolerance" and getattr(self, name) is not None}
+        wish = wishes or {"tolerance": self.tolerance}
+        config = configure(**{**small, **settings, **wish, "epochs": self.epochs, "seed": seed, **options})
         # and two samples in every part
         parts = {name: max(getattr(config, name), 2 / len(x)) for name in ("pair_share", "validation_share")}
         with torch.random.fork_rng([]):
@@ -86,15 +91,18 @@ class _CLIPEstimator(BaseEstimator):  # type: ignore[misc]
 
 
 class CLIPClassifier(ClassifierMixin, _CLIPEstimator):  # type: ignore[misc]
-    """A classifier whose Lipschitz constant is pressed as far as a target accuracy allows.
+    """A classifier whose Lipschitz constant is pressed as far as the accuracy that may be given up allows.
 
     The pairs' noise, the radii of attacks and Lipschitz constants are in units of the inputs: scale the features first,
     for example by a `StandardScaler` in a pipeline. A tenth of the samples is held out for X_Lip and a twentieth for
     validation, two at least each.
 
     Args:
-        target: training accuracy that the weight is steered to, in (0, 1).
-        weight: a constant weight instead of the target, which is then not used; 0 for plain training.
+        tolerance: training accuracy that may be given up against plain training, which is the first half of the epochs:
+            0.01 is one point.
+        target: training accuracy that the weight is steered to, in (0, 1), instead of the tolerance.
+        lipschitz: a Lipschitz constant that the weight is steered to, instead of the tolerance.
+        weight: a constant weight instead of the tolerance; 0 for plain training.
         epochs: passes over the samples.
         hidden: widths of the hidden layers.
         activation: `softplus`, `relu`, `sigmoid`, `tanh`, `elu` or `abs`.
@@ -114,14 +122,14 @@ class CLIPClassifier(ClassifierMixin, _CLIPEstimator):  # type: ignore[misc]
         n_features_in_: number of features.
 
     Raises:
-        InputError: (a ValueError; from `fit`) an unknown or impossible setting, a single class.
+        InputError: (a ValueError; from `fit`) an unknown or impossible setting, two wishes at once, a single class.
 
     Example:
         >>> from sklearn.datasets import load_iris
         >>> from sklearn.pipeline import make_pipeline
         >>> from sklearn.preprocessing import StandardScaler
         >>> x, y = load_iris(return_X_y=True)
-        >>> pipeline = make_pipeline(StandardScaler(), CLIPClassifier(target=0.9)).fit(x, y)
+        >>> pipeline = make_pipeline(StandardScaler(), CLIPClassifier()).fit(x, y)
         >>> bool(pipeline.score(x, y) > 0.85)
         True
     """
@@ -129,7 +137,9 @@ class CLIPClassifier(ClassifierMixin, _CLIPEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
-        target: float | None = 0.95,
+        tolerance: float = 0.01,
+        target: float | None = None,
+        lipschitz: float | None = None,
         weight: float | None = None,
         epochs: int = 30,
         hidden: Sequence[int] = (64, 64),
@@ -138,7 +148,9 @@ class CLIPClassifier(ClassifierMixin, _CLIPEstimator):  # type: ignore[misc]
         random_state: Any = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.tolerance = tolerance
         self.target = target
+        self.lipschitz = lipschitz
         self.weight = weight
         self.epochs = epochs
         self.hidden = hidden
@@ -154,8 +166,7 @@ class CLIPClassifier(ClassifierMixin, _CLIPEstimator):  # type: ignore[misc]
         self.classes_, positions = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise InputError("at least two classes in y", "1 class", "Give samples of another class, too.")
-        target = self.target if self.weight is None else None
-        self._train(x, torch.from_numpy(positions), len(self.classes_), target=target, weight=self.weight)
+        self._train(x, torch.from_numpy(positions), len(self.classes_))
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[Any]:
@@ -177,9 +188,12 @@ class CLIPRegressor(RegressorMixin, _CLIPEstimator):  # type: ignore[misc]
     values, put the regressor into a `TransformedTargetRegressor(..., transformer=StandardScaler())`.
 
     Args:
-        target: mean squared error on the training samples that the weight is steered to, such as the variance of the noise.
-        weight: a constant weight instead of the target, which is then not used; 0 for plain training. 0.01 if neither is
-            given.
+        tolerance: mean squared error that may be given up on the training samples against plain training, which is the
+            first half of the epochs: 0.01 is one per cent of it.
+        target: mean squared error on the training samples that the weight is steered to, such as the variance of the noise,
+            instead of the tolerance.
+        lipschitz: a Lipschitz constant that the weight is steered to, instead of the tolerance.
+        weight: a constant weight instead of the tolerance; 0 for plain training.
         epochs: as for `CLIPClassifier`, like all that follow.
         hidden: widths of the hidden layers.
         activation: of the hidden layers.
@@ -209,16 +223,20 @@ class CLIPRegressor(RegressorMixin, _CLIPEstimator):  # type: ignore[misc]
     def __init__(
         self,
         *,
+        tolerance: float = 0.01,
         target: float | None = None,
+        lipschitz: float | None = None,
         weight: float | None = None,
-        epochs: int = 30,
+        epochs: int = 100,
         hidden: Sequence[int] = (64, 64),
         activation: str = "softplus",
         module: Module | None = None,
         random_state: Any = 0,
         options: Mapping[str, Any] | None = None,
     ) -> None:
+        self.tolerance = tolerance
         self.target = target
+        self.lipschitz = lipschitz
         self.weight = weight
         self.epochs = epochs
         self.hidden = hidden
@@ -231,10 +249,8 @@ class CLIPRegressor(RegressorMixin, _CLIPEstimator):  # type: ignore[misc]
         """Train on inputs `(n, features)`, n >= 6, and real values `(n,)` or `(n, outputs)`."""
         x, values = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=SMALLEST, y_numeric=True, multi_output=True)
         self._shape = values.shape[1:]
-        weight = 0.01 if self.target is None and self.weight is None else self.weight
-        target = self.target if weight is None else None
         column = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
-        self._train(x, column, column.shape[1], target=target, weight=weight, **REGRESSION)
+        self._train(x, column, column.shape[1], **REGRESSION)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import torch
 
 from cheaplip.experiments.figure_2 import Figure2Config, constant_threshold, measure, reproduce_regression, sample, train, truth
 from cheaplip.models import mlp
-from cheaplip.regularization.discrepancy import ConstantWeight
+from cheaplip.regularization.scheduler import ConstantWeight
 from cheaplip.report.figure_2 import FIGURES, fits_of
 from cheaplip.report.style import new_figure
 from support.searches import short_ascents

@@ -9,7 +9,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cheaplip import DiscrepancyPrinciple
 from cheaplip.errors import InputError
-from cheaplip.regularization.discrepancy import FLOOR, ConstantWeight, additive_rule, multiplicative_rule
+from cheaplip.regularization.discrepancy import FLOOR, additive_rule, multiplicative_rule
+from cheaplip.regularization.scheduler import ConstantWeight
 
 NUMBERS = st.floats(-1e6, 1e6)
 
@@ -224,7 +225,7 @@ def test_refusals(options, match):
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_refuses_a_diverged_accuracy(value):
     scheduler = DiscrepancyPrinciple(0.9)
-    with pytest.raises(InputError, match="finite training accuracy"):
+    with pytest.raises(InputError, match="finite accuracy"):
         scheduler.step(value)
 
 
@@ -257,3 +258,74 @@ def test_the_largest_penalty_before_the_first_update_caps_the_weight():
 def test_the_printed_rule_and_a_constant_weight_have_no_cap():
     assert DiscrepancyPrinciple(0.9, rule="additive", initial=1.0, warmup=0).cap(0.1) == 1.0
     assert ConstantWeight(3.0).cap(0.1) == 3.0
+
+
+def test_a_tolerance_counts_from_the_best_of_the_warm_up():
+    scheduler = DiscrepancyPrinciple(tolerance=0.02, warmup=3, initial=0.5)
+    seen = []
+    for accuracy in (0.7, 0.9, 0.89, 0.95):
+        scheduler.step(accuracy)
+        seen.append((scheduler.target, scheduler.weight))
+    assert seen[:3] == [(pytest.approx(0.68), 0), (pytest.approx(0.88), 0), (pytest.approx(0.88), 0.5)]
+    assert seen[3][0] == pytest.approx(0.88)  # what comes later does not count
+    assert seen[3][1] > 0.5
+
+
+def test_a_tolerance_of_the_loss_is_a_share_of_it():
+    scheduler = DiscrepancyPrinciple(tolerance=0.1, quantity="loss", warmup=2)
+    for loss in (3.0, 2.0, 2.3):
+        scheduler.step(loss)
+    assert scheduler.target == pytest.approx(2.2)
+    assert scheduler.excess == pytest.approx(-0.1 / 2.2)
+
+
+def test_after_the_warm_up_a_tolerance_is_a_target():
+    """The same moves from there on, by the gain that belongs to the tolerance."""
+    tolerant = DiscrepancyPrinciple(tolerance=0.02, warmup=1)
+    plain = DiscrepancyPrinciple(0.88, warmup=1, gain=0.4 / 0.02, initial=0.1)
+    for value in (0.9, 0.9, 0.885, 0.87, 0.9, 0.95):
+        tolerant.step(value)
+        plain.step(value)
+        assert tolerant.weight == pytest.approx(plain.weight)
+
+
+def test_a_smaller_tolerance_moves_the_weight_as_fast():
+    """One tolerance above the target is the same step, whatever the tolerance."""
+    steps = []
+    for tolerance in (0.001, 0.01, 0.1):
+        scheduler = DiscrepancyPrinciple(tolerance=tolerance, warmup=1)
+        scheduler.step(0.9)
+        scheduler.step(0.9)
+        steps.append(math.log(scheduler.weight / 0.1))
+    assert steps == pytest.approx([0.4] * 3)
+
+
+@pytest.mark.parametrize("stop", range(1, 6))
+def test_a_tolerance_survives_a_restart(stop):
+    values = (0.7, 0.9, 0.89, 0.91, 0.9, 0.88)
+    whole = DiscrepancyPrinciple(tolerance=0.02, warmup=3)
+    first, second = (DiscrepancyPrinciple(tolerance=0.02, warmup=3) for _ in range(2))
+    for value in values:
+        whole.step(value)
+    for value in values[:stop]:
+        first.step(value)
+    second.load_state_dict(first.state_dict())
+    for value in values[stop:]:
+        second.step(value)
+    assert second.state_dict() == whole.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({}, "a target or a tolerance; got neither"),
+        ({"target": 0.9, "tolerance": 0.1}, "one of them; got target 0.9 and tolerance 0.1"),
+        ({"tolerance": 1.0}, "a tolerance in"),
+        ({"tolerance": 0.0}, "a tolerance in"),
+        ({"tolerance": 0.1, "quantity": "lipschitz"}, "a tolerance of accuracy or loss"),
+        ({"tolerance": 0.1, "warmup": 0}, "warmup"),
+    ],
+)
+def test_what_a_tolerance_cannot_be(options, match):
+    with pytest.raises(InputError, match=match):
+        DiscrepancyPrinciple(**options)

@@ -106,3 +106,11 @@ def test_what_is_no_finite_number_is_absent(value: Any) -> None:
     assert number(value) is None
     assert points([{"eps": 1, "accuracy": value}, {"eps": 2, "accuracy": 0.5}, value], "eps", "accuracy") == {2: 0.5}
     assert points(value, "eps", "accuracy") == {}
+
+
+def test_seeds_of_one_tolerance_are_one_row_whatever_their_targets(tmp_path: Path) -> None:
+    for seed, made in enumerate((0.93, 0.95)):
+        write_run(tmp_path / str(seed), method="clip", seed=seed, target=None, tolerance=0.01, steered_to=made)
+    (row,) = summary_table(find_runs([tmp_path]))
+    assert (row.n, row.target_text) == (2, "-1 %")
+    assert row.steered_to == pytest.approx(0.94)

@@ -21,10 +21,11 @@ def test_presets():
     assert json.loads(paper.model_dump_json()) == paper.model_dump(mode="json")
 
 
-def test_a_constant_weight_replaces_the_target():
-    assert configure(weight=0.5).target is None
-    assert configure(weight=0.0).target is None
-    assert configure(weight=None).target == 0.95
+def test_a_wish_replaces_the_one_before():
+    assert configure(weight=0.5).tolerance is None
+    assert configure(weight=0.0).tolerance is None
+    assert configure(weight=None).tolerance == 0.01
+    assert configure("paper", weight=0.5).target is None
     options = {"weight": 1.0}
     configure(**options)
     assert options == {"weight": 1.0}
@@ -35,8 +36,8 @@ BAD = {
     "method": ({"method": "clipp"}, "a valid method; got 'clipp'.*'standard', 'weight' or 'clip'"),
     "target 0": ({"target": 0.0}, "a valid target; got 0.0"),
     "target nan": ({"target": float("nan")}, "a valid target; got nan"),
-    "both": ({"target": 0.9, "weight": 1.0}, "one of them; got target 0.9, lipschitz None, weight 1.0. Set the others to None"),
-    "none": ({"target": None}, "one of them; got target None, lipschitz None, weight None"),
+    "both": ({"target": 0.9, "weight": 1.0}, "one of them; got tolerance None, target 0.9, lipschitz None, weight 1.0"),
+    "none": ({"tolerance": None}, "one of them; got tolerance None, target None, lipschitz None, weight None"),
     "negative weight": ({"weight": -1.0}, "a valid weight"),
     "text for a number": ({"epochs": "3"}, "a valid epochs; got '3'.*integer"),
     "truth for a number": ({"epochs": True}, "a valid epochs"),
@@ -47,7 +48,10 @@ BAD = {
     "share": ({"pair_share": 0.5}, "a valid pair_share"),
     "keep": ({"keep": "best"}, "a valid keep; got 'best'.*best-pgd"),
     "power": ({"power": 3}, "a valid power"),
-    "best of no epoch": ({"keep": "best-pgd", "epochs": 3}, "an epoch after the warm-up.*got 3 epochs with 3 of warm-up"),
+    "best of no epoch": (
+        {"keep": "best-pgd", "epochs": 3, "target": 0.9},
+        "an epoch after the warm-up.*got 3 epochs with 3 of warm-up",
+    ),
     "options": ({"optimizer_options": [0.9]}, "a valid optimizer_options"),
 }
 

@@ -18,9 +18,9 @@ from cheaplip.models import mlp
 from cheaplip.regularization.weight_norm import weight_norm
 from cheaplip.training import loop
 from cheaplip.training.batches import TensorBatches, split
-from cheaplip.training.loop import update_period
 from cheaplip.training.methods import METHODS
 from cheaplip.training.presets import configure
+from cheaplip.training.schedule import update_period
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
 pytestmark = pytest.mark.usefixtures("quick_bounds")
@@ -362,11 +362,6 @@ def test_a_weight_far_off_finds_its_way(start):
     trained = fit(mlp((1, 8, 8), 10), data, method="clip", target=0.95, **options)
     assert trained.result["train_accuracy"] == pytest.approx(0.95, abs=0.02)
     assert trained.result["weight"] > 0
-
-
-@pytest.mark.parametrize(("epochs", "period"), [(1, 8), (3, 10), (12, 40), (30, 100), (300, 100)])
-def test_short_runs_move_the_weight_as_often_as_long_ones(epochs, period):
-    assert update_period(configure(epochs=epochs), 100) == period
 
 
 def test_updates_within_an_epoch_see_the_samples_since_the_last_one(tmp_path):

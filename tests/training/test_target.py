@@ -7,7 +7,11 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from cheaplip import fit, perturbed_pairs
+from cheaplip.bounds.lower import lower_bound
+from cheaplip.data import load
 from cheaplip.errors import InputError, TargetWarning
+from cheaplip.models import mlp
+from cheaplip.robustness.accuracy import accuracy
 from support.networks import OPTIONS, curve, dense, digits
 
 pytestmark = pytest.mark.filterwarnings("default::cheaplip.errors.TargetWarning")
@@ -73,7 +77,7 @@ def test_a_target_that_one_constant_answer_meets_is_told():
 
 def test_a_loss_is_told_in_its_own_words():
     _, said = trained(curve(), model=dense(inputs=1, outputs=1), target=1e-9)
-    assert "the training loss reached" in said[-1]
+    assert "the loss reached" in said[-1]
 
 
 def test_a_loader_has_targets_too():
@@ -106,3 +110,32 @@ def test_a_resumed_run_says_the_same(tmp_path):
     resumed, said = trained(target=0.999, out=tmp_path, resume=True)
     assert said == [resumed.result["target_note"]] == [whole.result["target_note"]]
     assert torch.equal(whole.model[1].weight, resumed.model[1].weight)
+
+
+def test_without_a_wish_at_most_a_point_is_given_up_and_the_constant_halved():
+    data, results = load("digits"), {}
+    for method in ("standard", "clip"):
+        torch.manual_seed(0)
+        done = fit(mlp((1, 8, 8), 10), data, method=method, epochs=30, batch_size=32, lr=0.05)
+        correct = accuracy(done.model, data.test_x, data.test_y)
+        results[method] = correct, lower_bound(done.model, data.test_x[:100], steps=20).value
+    (plain, steep), (clipped, flat) = results["standard"], results["clip"]
+    assert clipped >= plain - 0.015
+    assert flat < steep / 2
+    reference = max(row["target_value"] for row in done.history[:15])
+    assert done.result["tolerance"] == 0.01
+    assert done.result["steered_to"] == pytest.approx(reference - 0.01)
+    assert [row["weight"] > 0 for row in done.history] == [False] * 15 + [True] * 15
+
+
+def test_steered_by_validation_the_target_is_the_validation_parts():
+    done, _ = trained(digits(600), target=0.5, steer_by="validation", validation_share=0.2, epochs=30)
+    assert [row["target_value"] for row in done.history] == [row["validation_accuracy"] for row in done.history]
+    assert max(row["weight"] for row in done.history) > 0
+
+
+def test_steering_by_validation_needs_validation_samples():
+    x, y = digits()
+    loader = DataLoader(TensorDataset(x, y), batch_size=32)
+    with pytest.raises(InputError, match="validation samples for steer_by='validation'; got none"):
+        fit(dense(), loader, pairs=perturbed_pairs(x[:50]), **(OPTIONS | {"steer_by": "validation"}))

@@ -29,8 +29,9 @@ from ..inference import in_float64
 from ..models.architectures import mlp
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import uniform_pairs
-from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple, WeightScheduler
+from ..regularization.discrepancy import DiscrepancyPrinciple
 from ..regularization.regularizer import LipschitzRegularizer
+from ..regularization.scheduler import ConstantWeight, WeightScheduler
 from ..regularization.term import PenaltyTerm
 from ..report.aggregate import measured_rows, provenance
 from ..report.figure_2 import write_figures, write_page

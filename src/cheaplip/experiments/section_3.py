@@ -26,7 +26,7 @@ from ..models.architectures import mlp
 from ..norms import sample_norm
 from ..pairs.quotient import quotient_of
 from ..pairs.sets import PairSet
-from ..regularization.discrepancy import ConstantWeight
+from ..regularization.scheduler import ConstantWeight
 from ..report.aggregate import measured_rows, provenance
 from ..report.section_3 import write_page
 from ..report.tables import write_measured

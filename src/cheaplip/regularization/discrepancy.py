@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import InputError, require_in, require_known
+from .scheduler import WeightScheduler
 
 RULES = ("multiplicative", "additive")
 QUANTITIES = ("accuracy", "loss", "lipschitz")
@@ -19,6 +20,21 @@ FLOOR = 1e-6
 """The multiplicative rule stays above this share of the initial weight: the way back from far below would take too long."""
 SMALLEST_STEP_BOUND = 1 / 64
 """The bound of a step is halved down to this share of `largest_step`."""
+
+STATE = (
+    "calls",
+    "target",
+    "reference",
+    "started",
+    "has_moved",
+    "value",
+    "excess",
+    "step_bound",
+    "last_log_step",
+    "reversals",
+    "weight",
+)
+"""What changes during training."""
 
 
 def additive_rule(weight: float, excess: float, increment: float) -> float:
@@ -35,55 +51,28 @@ def multiplicative_rule(excess: float, trend: float, *, gain: float, damping: fl
     return min(max(gain * excess + damping * trend, -largest_step), largest_step)
 
 
-class WeightScheduler(Protocol):
-    """What `PenaltyTerm` needs: a weight, and a rule that moves it. What is not overridden leaves the weight as it is."""
-
-    weight: float
-    """lambda now, never negative."""
-    quantity: str | None = None
-    """What `step` is given: `"accuracy"`, `"loss"`, or None if it does not matter."""
-
-    def step(self, value: float) -> None:
-        """Move the weight, given the training accuracy or loss."""
-        return None
-
-    @property
-    def is_capped(self) -> bool:
-        """Whether `cap` may lower the weight now."""
-        return False
-
-    def cap(self, weight: float) -> float:
-        """Lower the weight to `weight` if it is above and `is_capped`; returns the weight."""
-        return self.weight
-
-    def state_dict(self) -> dict[str, Any]:
-        """What changes during training."""
-        return {"weight": self.weight}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`."""
-        self.weight = state["weight"]
-
-
 class DiscrepancyPrinciple(WeightScheduler):
     """Holds the weight and moves it after each epoch, or every so many steps, towards the target.
 
     Args:
         target: accuracy to meet, in (0, 1); for `quantity="loss"` the loss to meet, > 0 (the noise level); for
             `quantity="lipschitz"` the Lipschitz constant to meet, > 0.
+        tolerance: what may be given up, instead of a target: 0.01 for one point of accuracy, or one per cent of the loss.
+            The reference is the best value of the warm-up, which is plain training; the target follows from it.
         rule: `"multiplicative"` or `"additive"` (the paper's).
         quantity: `"accuracy"` (the excess is value - target), `"loss"` (the excess is (target - value) / target) or
             `"lipschitz"` (the excess is log(value / target): above the target the weight rises).
-        initial: the weight after the warm-up.
+        initial: the weight after the warm-up; by default 0.01, and 0.1 with a tolerance.
         increment: dlambda of the additive rule.
-        gain: of the multiplicative rule, on the excess; by default 20, and 1 for a constant.
+        gain: of the multiplicative rule, on the excess; by default 20, 1 for a constant, and 0.4 / tolerance.
         damping: of the multiplicative rule, on the change of the excess since the last update; by default twice the gain.
         largest_step: bound on the change of log(weight) in one update of the multiplicative rule; by default 0.5, and 1 for
             a constant, which reacts sooner. The bound is halved when two consecutive full-length steps have opposite signs,
             and recovers otherwise. Without this, networks that react within one epoch (wide ones, or with a large
             certificate weight) oscillate indefinitely.
-        warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
-            multiplicative rule then stays at 0 until the target is met once: below the target there is nothing to trade.
+        warmup: updates during which the weight is 0, so that the network first learns something to regularise; by default
+            3, and 15 with a tolerance. The multiplicative rule then stays at 0 until the target is met once: below the
+            target there is nothing to trade.
         every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
 
     Attributes:
@@ -104,28 +93,29 @@ class DiscrepancyPrinciple(WeightScheduler):
 
     def __init__(
         self,
-        target: float,
+        target: float | None = None,
         *,
+        tolerance: float | None = None,
         rule: str = "multiplicative",
         quantity: str = "accuracy",
-        initial: float = 0.01,
+        initial: float | None = None,
         increment: float = 0.01,
         gain: float | None = None,
         damping: float | None = None,
         largest_step: float | None = None,
-        warmup: int = 3,
+        warmup: int | None = None,
         every: int = 1,
     ) -> None:
         require_known("rule", rule, RULES)
         require_known("quantity", quantity, QUANTITIES)
-        gain = (1.0 if quantity == "lipschitz" else 20.0) if gain is None else gain
+        _check_wish(target, tolerance, quantity)
+        if gain is None:
+            gain = 1.0 if quantity == "lipschitz" else 20.0 if tolerance is None else 0.4 / tolerance
+        initial = (0.01 if tolerance is None else 0.1) if initial is None else initial
         damping = 2 * gain if damping is None else damping
         largest_step = (1.0 if quantity == "lipschitz" else 0.5) if largest_step is None else largest_step
-        if quantity == "accuracy":
-            require_in("a target accuracy", target, "(0, 1)", "Give a fraction such as 0.95.")
-        else:
-            do = "Give the noise level of the data, such as 0.01." if quantity == "loss" else "Give a constant, such as 1."
-            require_in(f"a target {quantity}", target, "(0, inf)", do)
+        if warmup is None:
+            warmup = 3 if tolerance is None else 15
         if rule == "additive":
             require_in("an initial weight", initial, "[0, inf)")
         else:
@@ -133,13 +123,14 @@ class DiscrepancyPrinciple(WeightScheduler):
         for name, value in {"increment": increment, "gain": gain, "largest_step": largest_step}.items():
             require_in(name, value, "(0, inf)")
         require_in("damping", damping, "[0, inf)", "Use 0 for none.")
-        require_in("warmup", warmup, "[0, inf)", "Count it in updates.")
+        require_in("warmup", warmup, "[0, inf)" if tolerance is None else "[1, inf)", "Count it in updates.")
         require_in("every", every, "[1, inf)", "Count it in calls of step.")
-        self.target, self.rule, self.quantity = target, rule, quantity
+        self.target, self.tolerance, self.rule, self.quantity = target, tolerance, rule, quantity
         self.initial, self.increment = initial, increment
         self.gain, self.damping, self.largest_step = gain, damping, largest_step
         self.warmup, self.every = warmup, every
         self.calls = 0
+        self.reference: float | None = None  # the best value of the warm-up, from which a tolerance counts
         self.value: float | None = None  # at the last update
         self.excess: float | None = None  # of it
         self.has_moved = False  # since the weight left 0
@@ -157,7 +148,10 @@ class DiscrepancyPrinciple(WeightScheduler):
         updates, between = divmod(self.calls, self.every)
         if between:
             return
-        self.value, excess = value, self._excess_of(value)
+        self.value = value
+        if self.tolerance is not None and updates <= self.warmup:
+            self._refer(value, self.tolerance)
+        excess = self._excess_of(value)
         trend, self.excess = 0.0 if self.excess is None else excess - self.excess, excess
         if not self.started:
             # below a target accuracy there is nothing to trade; a constant may be too small at first and grow
@@ -176,14 +170,24 @@ class DiscrepancyPrinciple(WeightScheduler):
     @property
     def name(self) -> str:
         """What is steered, in words."""
-        return "lower bound of Lip(f)" if self.quantity == "lipschitz" else f"training {self.quantity}"
+        return "lower bound of Lip(f)" if self.quantity == "lipschitz" else str(self.quantity)
+
+    def _refer(self, value: float, tolerance: float) -> None:
+        """Without a penalty: the best value so far is the reference, and sets the target."""
+        if self.quantity == "accuracy":
+            self.reference = max(value, -math.inf if self.reference is None else self.reference)
+            self.target = self.reference - tolerance
+        else:
+            self.reference = min(value, math.inf if self.reference is None else self.reference)
+            self.target = self.reference * (1 + tolerance)
 
     def _excess_of(self, value: float) -> float:
+        target = math.nan if self.target is None else self.target  # a tolerance has made it one
         if self.quantity == "accuracy":
-            return value - self.target
+            return value - target
         if self.quantity == "loss":
-            return (self.target - value) / self.target
-        return math.log(max(value, 1e-12) / self.target)
+            return (target - value) / target
+        return math.log(max(value, 1e-12) / target)
 
     def _adapt(self, step: float) -> None:
         """Halve the bound after two full-length steps that each reversed the one before."""
@@ -215,24 +219,27 @@ class DiscrepancyPrinciple(WeightScheduler):
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
-        names = ("calls", "started", "has_moved", "value", "excess", "step_bound", "last_log_step", "reversals", "weight")
-        return {name: getattr(self, name) for name in names}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.calls, self.started, self.has_moved = state["calls"], state["started"], state["has_moved"]
-        self.step_bound, self.last_log_step = state["step_bound"], state["last_log_step"]
-        self.value, self.excess = state["value"], state["excess"]
-        self.reversals, self.weight = state["reversals"], state["weight"]
+        for name in STATE:
+            setattr(self, name, state[name])
 
 
-class ConstantWeight(WeightScheduler):
-    """A fixed weight: no target, lambda as given (the paper's regression).
-
-    Raises:
-        InputError: a weight that is negative or not finite.
-    """
-
-    def __init__(self, weight: float) -> None:
-        require_in("a weight", weight, "[0, inf)", "Use 0 for no regularisation.")
-        self.weight = weight
+def _check_wish(target: float | None, tolerance: float | None, quantity: str) -> None:
+    if tolerance is not None:
+        if target is not None:
+            got = f"target {target} and tolerance {tolerance}"
+            raise InputError("a target or a tolerance, one of them", got, "Leave the other away.")
+        if quantity == "lipschitz":
+            do = 'Give a target constant, or steer by quantity="accuracy" or "loss".'
+            raise InputError("a tolerance of accuracy or loss", f"one of {quantity}", do)
+        require_in("a tolerance", tolerance, "(0, 1)", "Give 0.01 for one point of accuracy or one per cent of the loss.")
+    elif target is None:
+        raise InputError("a target or a tolerance", "neither", "Give tolerance=0.01, or a target such as 0.95.")
+    elif quantity == "accuracy":
+        require_in("a target accuracy", target, "(0, 1)", "Give a fraction such as 0.95.")
+    else:
+        do = "Give the noise level of the data, such as 0.01." if quantity == "loss" else "Give a constant, such as 1."
+        require_in(f"a target {quantity}", target, "(0, inf)", do)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..errors import InputError
-from .discrepancy import WeightScheduler
 from .penalty import ClipNorm, Penalty
+from .scheduler import WeightScheduler
 
 CAP = 1 / 8
 """Until the scheduler's first update the penalty costs at most this share of the loss of the best constant."""

@@ -22,7 +22,7 @@ from .run_values import clean, distinct, mapping, metrics, number, numbers, numb
 METHOD_LABELS = {"standard": "Standard", "weight": "Weight Reg.", "clip": "CLIP"}
 """Names of the paper's methods, in the order of the rows; any other method comes after them under its own name."""
 
-_INCIDENTAL = {"seed", "device", "threads", "method", "target", "out", "resume", "data_dir"}
+_INCIDENTAL = {"seed", "device", "threads", "method", "target", "tolerance", "out", "resume", "data_dir"}
 """Settings that say how or where a run was made, not what it measures."""
 
 Kind = Literal["percent", "number", "seconds", "lower", "upper"]
@@ -76,7 +76,8 @@ class Row:
     model: str
     method: str
     target: float | None
-    settings: str  # what tells this row from others of the same data, model, method and target; usually empty
+    tolerance: float | None
+    settings: str  # what tells this row from others of the same data, model, method, target and tolerance; usually empty
     runs: tuple[Run, ...]  # by seed
     metrics: dict[str, Estimate]  # by column key; a metric that no run has is absent
 
@@ -88,7 +89,7 @@ class Row:
     @property
     def labels(self) -> Mapping[str, object]:
         """What identifies the row, by name."""
-        return {name: getattr(self, name) for name in ("data", "model", "method", "target", "settings")}
+        return {name: getattr(self, name) for name in ("data", "model", "method", "target", "tolerance", "settings")}
 
     @property
     def name(self) -> str:
@@ -108,10 +109,18 @@ class Row:
 
     @property
     def target_text(self) -> str:
-        """The target as text: 0.95 is "95 %", 0.918 is "91.8 %", a loss a plain number; empty without one."""
-        if self.target is None:
-            return ""
-        return f"{self.target:.4g}" if self.regression else f"{100 * self.target:.4g} %"
+        """What was asked: 0.95 is "95 %", a loss a plain number, a tolerance "-1 %" (of the loss "+1 %"); else empty."""
+        if self.target is not None:
+            return f"{self.target:.4g}" if self.regression else f"{100 * self.target:.4g} %"
+        return "" if self.tolerance is None else f"{'+' if self.regression else '-'}{100 * self.tolerance:.3g} %"
+
+    @property
+    def steered_to(self) -> float | None:
+        """The target, or the mean of those that the tolerance has made in the runs."""
+        if self.target is not None or self.tolerance is None:
+            return self.target
+        made = [value for run in self.runs if (value := number(run.result.get("steered_to"))) is not None]
+        return sum(made) / len(made) if made else None
 
     @property
     def label(self) -> str:
@@ -153,10 +162,11 @@ def summary_table(runs: Sequence[Run]) -> list[Row]:
     Raises:
         InputError: two runs differ in nothing, not even their seed, so one of them would be counted twice.
     """
-    groups: dict[tuple[str, str, str, float | None], list[Run]] = {}
+    groups: dict[tuple[str, str, str, float | None, float | None], list[Run]] = {}
     for run in runs:
         data, model, method = (clean(run.result.get(key)) for key in ("data", "model", "method"))
-        groups.setdefault((data, model, method, number(run.result.get("target"))), []).append(run)
+        wish = number(run.result.get("target")), number(run.result.get("tolerance"))
+        groups.setdefault((data, model, method, *wish), []).append(run)
     rows = []
     for key, members in groups.items():
         for text, same in _split_by_settings(members).items():

@@ -94,7 +94,7 @@ def closing_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> li
 
 def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> list[Markup]:
     """Weight over the training accuracy (or loss) against the epochs, for the rows that have a target."""
-    tuned = [row for row in rows if row.target is not None]
+    tuned = [row for row in rows if row.steered_to is not None]
     weight = [line for line in _history_lines(tuned, "weight") if any(value > 0 for value in line.high)]
     loss = any(row.regression for row in tuned)
     scale, name_of_y = (1, "training loss") if loss else (100, "training accuracy, %")
@@ -107,7 +107,7 @@ def tuning_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> lis
         _log_if_wide(top, weight)
         _draw(top, weight, styles)
         bottom.set(xlabel="epoch", ylabel=name_of_y)
-        targets = {scale * row.target: row.target_text for row in tuned if row.target is not None}
+        targets = {scale * row.steered_to: row.target_text for row in tuned if row.steered_to is not None}
         for i, (target, text) in enumerate(sorted(targets.items())):
             bottom.axhline(target, color=INK, linewidth=1, linestyle=(0, (5, 4)))
             aside = (4 + 32 * (i % 2), 0)  # neighbours may be close

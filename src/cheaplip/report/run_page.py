@@ -79,7 +79,7 @@ def _page(rows: list[Row]) -> str:
 
 
 def _experiment(name: str, rows: list[Row], styles: dict[Row, Style]) -> dict[str, Any]:
-    tuned = [row for row in rows if row.target is not None]
+    tuned = [row for row in rows if row.steered_to is not None]
 
     def section(key: str, title: str, text: str, draw: Plots, legend: Sequence[Row] = ()) -> Section:
         return Section(f"{name}-{key}", title, text, draw(rows, styles, f"{name}-p"), list(legend))

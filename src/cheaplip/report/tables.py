@@ -59,7 +59,7 @@ def markdown_table(rows: Sequence[Row]) -> str:
         columns |= {"Data": lambda row: row.data, "Model": lambda row: row.model}
     columns["Method"] = lambda row: row.name
     words = len(columns)
-    if any(row.target is not None for row in rows):
+    if any(row.target_text for row in rows):
         columns["Target"] = lambda row: row.target_text
     columns["n"] = lambda row: str(row.n)
     for column in used_columns(rows):

@@ -11,18 +11,28 @@ from ..errors import InputError
 from ..records import validated
 from ..regularization.options import PairOptions
 
+WISHES = ("tolerance", "target", "lipschitz", "weight")
+"""What a user may wish for, one of them."""
+WARMUP = 3
+"""Epochs (in short runs: updates) without a weight, where a target is given."""
+
 
 class TrainConfig(PairOptions):
     """The settings of `fit`; the values here are the preset `default`."""
 
     method: Literal["standard", "weight", "clip"] = "clip"
     """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2)."""
-    target: FiniteFloat | None = Field(0.95, gt=0)
-    """Training accuracy in (0, 1), or loss for regression, that the weight is steered to."""
+    tolerance: FiniteFloat | None = Field(0.01, gt=0, lt=1)
+    """What may be given up against plain training: 0.01 is one point of accuracy, or one per cent of the loss. The first
+    half of the run is plain training, which shows what there is to give up."""
+    target: FiniteFloat | None = Field(None, gt=0)
+    """Accuracy in (0, 1), or loss for regression, that the weight is steered to, instead of a tolerance."""
     lipschitz: FiniteFloat | None = Field(None, gt=0)
-    """Lipschitz constant that the weight is steered to, instead of an accuracy or loss: Lip(f) on the pairs; for clip."""
+    """Lipschitz constant that the weight is steered to, instead of a tolerance: Lip(f) on the pairs; for clip."""
     weight: FiniteFloat | None = Field(None, ge=0)
-    """A constant weight (lambda, mu) instead of a target."""
+    """A constant weight (lambda, mu), instead of a tolerance."""
+    steer_by: Literal["training", "validation"] = "training"
+    """Samples whose accuracy or loss steers the weight: training (the running value, free) or validation (held out)."""
     epochs: int = Field(30, ge=1)
     """Passes over the fitting part."""
     seed: int = Field(0, ge=0, lt=2**32)
@@ -60,12 +70,13 @@ class TrainConfig(PairOptions):
 
     rule: Literal["multiplicative", "additive"] = "multiplicative"
     """How the weight moves: multiplicative, or additive (the paper's); see `DiscrepancyPrinciple`."""
-    initial_weight: FiniteFloat = Field(0.01, ge=0)
-    """The weight after the warm-up."""
+    initial_weight: FiniteFloat | None = Field(None, ge=0)
+    """The weight after the warm-up; by default 0.01, and 0.1 with a tolerance."""
     increment: FiniteFloat | None = Field(None, gt=0)
     """Step of the additive rule; by default 0.01 for clip, 1e-4 for weight, of which the paper's values are multiples."""
-    warmup: int = Field(3, ge=0)
-    """Epochs without a weight; in runs of fewer than 30 epochs, updates of the weight (some 30 in a run)."""
+    warmup: int | None = Field(None, ge=0)
+    """Epochs without a weight; in runs of fewer than 30 epochs, updates of the weight (some 30 in a run). By default 3; with
+    a tolerance half of the run."""
     update: Literal["epoch", "minibatch"] = "epoch"
     """When the rule moves the weight: by the running accuracy of an epoch (oftener in runs of fewer than 30), or by each
     minibatch's own (the paper's print)."""
@@ -74,10 +85,11 @@ class TrainConfig(PairOptions):
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:
-        wishes = {"target": self.target, "lipschitz": self.lipschitz, "weight": self.weight}
+        wishes = {name: getattr(self, name) for name in WISHES}
         if self.method != "standard" and sum(value is not None for value in wishes.values()) != 1:
             got = ", ".join(f"{name} {value}" for name, value in wishes.items())
-            raise InputError("a target, a Lipschitz constant or a constant weight, one of them", got, "Set the others to None.")
+            do = "Set the others to None."
+            raise InputError("a tolerance, a target, a Lipschitz constant or a constant weight, one of them", got, do)
         if self.lipschitz is not None and self.method != "clip":
             raise InputError("method='clip' for a Lipschitz constant", repr(self.method), "Only clip measures it.")
         if (self.method == "standard" or self.weight == 0) and (self.margin or self.saturation):
@@ -94,12 +106,21 @@ class TrainConfig(PairOptions):
     @property
     def choose_after(self) -> int:
         """Epochs that best-pgd passes over: those before the method acts."""
-        return 0 if self.method == "standard" or self.weight is not None else self.warmup
+        if self.method == "standard" or self.weight is not None:
+            return 0
+        if self.warmup is not None:
+            return self.warmup
+        return self.epochs // 2 if self.compares else WARMUP
+
+    @property
+    def compares(self) -> bool:
+        """Whether the run begins with plain training, which shows what there is to give up."""
+        return self.method != "standard" and self.tolerance is not None
 
 
 def altered(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
-    """`config` with some settings changed; with `weight` or `lipschitz` alone the target is dropped."""
+    """`config` with some settings changed; a wish among them takes the place of the one before."""
     values = {**config.model_dump(), **options}
-    if (options.get("weight") is not None or options.get("lipschitz") is not None) and "target" not in options:
-        values["target"] = None
+    if any(options.get(wish) is not None for wish in WISHES):
+        values |= {wish: None for wish in WISHES if wish not in options}
     return validated(TrainConfig, values)

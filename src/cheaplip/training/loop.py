@@ -27,14 +27,10 @@ from . import checkpoint, paper, target
 from .batches import epoch_seed, this_process
 from .checkpoint import State
 from .config import TrainConfig
-from .methods import METHODS, make_lr_schedule, make_optimizer, make_weight_scheduler
+from .methods import METHODS, make_optimizer, make_weight_scheduler
 from .presets import configure
+from .schedule import make_lr_schedule, update_period
 from .task import Data, Task, make_task
-
-UPDATES = 30
-"""The rule of the weight is tuned for this many updates in a run, one an epoch. Shorter runs have as many."""
-SHORTEST = 8
-"""Steps between two updates at least: the running accuracy of fewer says little."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ def fit(
         penalty, regularizer = METHODS[config.method](model, task, config, pairs)
         term = PenaltyTerm(penalty, make_weight_scheduler(config, task))
         optimizer = make_optimizer(model, config)
-        factor = make_lr_schedule(config, config.epochs * len(task.batches))
+        factor = make_lr_schedule(config, len(task.batches))
         lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
         # a shell: what accelerate wraps and patches is not the user's module, which the penalty evaluates
         wrapped = accelerator.prepare(nn.Sequential(model))
@@ -166,7 +162,7 @@ def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConf
         if config.update == "minibatch":
             paper.steer_by_minibatch(term, outputs, y, accelerator)
         elif step % period == 0 and loss.isfinite():
-            term.update_weight()  # the discrepancy principle
+            term.update_weight(_validated(state.model, task, config))  # the discrepancy principle
         loss_sum += loss.detach() * len(y)
         seen += len(y)
     total, samples = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, seen)])).tolist()
@@ -176,21 +172,11 @@ def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConf
         "train_loss": total / samples,
         "train_accuracy": running.value() if task.classification else None,
         **metrics,
-        "target_met": target.is_met(term.scheduler),
+        **target.record(term.scheduler),
         "learning_rate": lr,
         **_validate(state.model, task, config, epoch),
         "seconds": time.perf_counter() - started,
     }
-
-
-def update_period(config: TrainConfig, steps: int) -> int:
-    """Steps from one update of the weight to the next: an epoch, or less where there would be fewer than `UPDATES` in all.
-
-    Args:
-        config: has the number of epochs.
-        steps: in an epoch.
-    """
-    return min(steps, max(SHORTEST, steps * config.epochs // UPDATES))
 
 
 def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
@@ -200,6 +186,13 @@ def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
     """
     weighted = sum(bool(row["weight"] > 0) for row in history)
     return min(5 * weighted / epochs, 1.0)
+
+
+def _validated(model: nn.Module, task: Task, config: TrainConfig) -> float | None:
+    """The value on the validation part, if the weight follows that; else None, and the term has its own."""
+    if config.steer_by == "training" or task.validation is None:
+        return None
+    return task.value(model, [task.validation])[0]
 
 
 def _validate(model: nn.Module, task: Task, config: TrainConfig, epoch: int) -> dict[str, float | None]:
@@ -234,8 +227,10 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "schema": SCHEMA,
         "method": config.method,
         "target": None if config.method == "standard" else config.target,
+        "tolerance": None if config.method == "standard" else config.tolerance,
         "seed": config.seed,
         "lipschitz_target": config.lipschitz,
+        "steered_to": state.kept["target"],
         "target_met": state.kept["target_met"],
         "epochs": config.epochs,
         "kept_epoch": state.kept["epoch"],

@@ -1,8 +1,7 @@
-"""The registry of training methods, and what a `TrainConfig` becomes: penalty, weight scheduler, optimizer, lr schedule."""
+"""The registry of training methods, and what a `TrainConfig` becomes: penalty, weight scheduler, optimizer."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import torch
@@ -11,12 +10,14 @@ from torch import nn
 from ..errors import InputError, require_known
 from ..pairs.sets import PairSet, perturbed_pairs
 from ..regularization.certificate import with_certificate
-from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple, WeightScheduler
+from ..regularization.discrepancy import DiscrepancyPrinciple
 from ..regularization.options import PairOptions
 from ..regularization.penalty import Penalty
 from ..regularization.regularizer import LipschitzRegularizer
+from ..regularization.scheduler import ConstantWeight, WeightScheduler
 from ..regularization.weight_norm import WeightNorm
 from .config import TrainConfig
+from .schedule import warmup_updates
 from .task import Task
 
 Made = tuple[Penalty, LipschitzRegularizer | None]
@@ -63,25 +64,18 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return optimizer
 
 
-def make_lr_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
-    """The factor on the learning rate at each of `steps` steps."""
-    if config.schedule == "constant":
-        return lambda step: 1.0
-    return lambda step: 0.51 + 0.49 * math.cos(math.pi * min(step / steps, 1.0))
-
-
 def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
     """The rule that moves the weight, or a constant one."""
     if config.method == "standard":
         return ConstantWeight(0.0)
     if config.weight is not None:
         return ConstantWeight(config.weight)
-    wish = config.target if config.lipschitz is None else config.lipschitz
     return DiscrepancyPrinciple(
-        math.nan if wish is None else wish,  # the record has one of the two
+        config.target if config.lipschitz is None else config.lipschitz,
+        tolerance=config.tolerance,
         rule=config.rule,
         quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
         initial=config.initial_weight,
         increment=config.increment or INCREMENTS[config.method],
-        warmup=config.warmup * (len(task.batches) if config.update == "minibatch" else 1),
+        warmup=warmup_updates(config, len(task.batches)),
     )

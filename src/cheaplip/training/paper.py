@@ -16,6 +16,8 @@ from ..robustness.attacks import signed_pgd
 from .config import TrainConfig
 
 PAPER = TrainConfig(
+    tolerance=None,
+    target=0.95,
     epochs=100,
     lr=0.1,
     schedule="constant",

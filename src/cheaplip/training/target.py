@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import TargetWarning
-from ..regularization.discrepancy import DiscrepancyPrinciple, WeightScheduler
+from ..regularization.discrepancy import DiscrepancyPrinciple
+from ..regularization.scheduler import WeightScheduler
 from ..regularization.term import PenaltyTerm
 
 WITHIN = {"accuracy": 0.01, "loss": 0.1, "lipschitz": 0.05}
@@ -17,10 +18,19 @@ EARLY = 5
 
 
 def is_met(scheduler: WeightScheduler) -> bool | None:
-    """Whether the last value is at the target; None without a target or a value."""
+    """Whether the last value is at the target, and with a tolerance not below it; None without a target or a value."""
     if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.excess is None:
         return None
+    if scheduler.tolerance is not None and scheduler.excess > 0:
+        return True  # less was given up than might have been
     return abs(scheduler.excess) <= WITHIN[str(scheduler.quantity)]
+
+
+def record(scheduler: WeightScheduler) -> dict[str, float | bool | None]:
+    """For the record of an epoch: the target, the value at the last update, and whether it is there."""
+    if not isinstance(scheduler, DiscrepancyPrinciple):
+        return {"target": None, "target_value": None, "target_met": None}
+    return {"target": scheduler.target, "target_value": scheduler.value, "target_met": is_met(scheduler)}
 
 
 def useless_target(term: PenaltyTerm, largest_class: float | None) -> str | None:
@@ -28,7 +38,7 @@ def useless_target(term: PenaltyTerm, largest_class: float | None) -> str | None
     scheduler = term.scheduler
     if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.quantity != "accuracy" or largest_class is None:
         return None
-    if scheduler.target > largest_class:
+    if scheduler.target is None or scheduler.target > largest_class:
         return None
     return (
         f"The target of {scheduler.target:.1%} is met by one constant answer: {largest_class:.1%} of the samples are of one "
@@ -62,12 +72,11 @@ def warn(message: str | None) -> None:
 
 
 def _never_acted(scheduler: DiscrepancyPrinciple, history: Sequence[dict[str, Any]]) -> str:
-    name = "train_accuracy" if scheduler.quantity == "accuracy" else "train_loss"
-    reached = [row[name] for row in history]
+    reached = [row["target_value"] for row in history]
     best = max(reached) if scheduler.quantity == "accuracy" else min(reached)
     return (
         f"The penalty has not acted in {len(history)} epochs: the {scheduler.name} reached {best:.4g}, the target is "
         f"{scheduler.target:g}, and below it the weight stays 0. This is plain training. Set a target that the network "
-        f"reaches, such as {best - 0.01 if scheduler.quantity == 'accuracy' else 1.1 * best:.3g}, train longer, or give a "
-        "constant weight."
+        f"reaches, such as {best - 0.01 if scheduler.quantity == 'accuracy' else 1.1 * best:.3g}, or say what may be given "
+        "up, with tolerance=0.01, or train longer."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -44,14 +44,19 @@ class Task:
         return margin_cross_entropy(outputs, y, margin=ramp * self.margin, saturation=ramp * self.saturation)
 
     @torch.no_grad()
-    def measure(self, model: nn.Module, accelerator: Accelerator) -> tuple[float, int]:
-        """A(f; T), the accuracy on the fitting part in evaluation mode (for regression, the loss), and its n."""
+    def value(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+        """The accuracy on some batches in evaluation mode (for regression, the loss), and the number of samples."""
         total, n = 0.0, 0
-        for x, y in self.batches.all():
+        for x, y in batches:
             outputs = forward(model, x)
             total += float((outputs.argmax(1) == y).sum() if self.classification else self.loss(outputs, y) * len(y))
             n += len(y)
-        total, n = accelerator.reduce(torch.tensor([total, n], device=accelerator.device)).tolist()
+        return total / n, n
+
+    def measure(self, model: nn.Module, accelerator: Accelerator) -> tuple[float, int]:
+        """A(f; T), the value on the fitting part of all processes, and its n."""
+        value, n = self.value(model, self.batches.all())
+        total, n = accelerator.reduce(torch.tensor([value * n, n], device=accelerator.device)).tolist()
         return total / n, round(n)
 
 
@@ -86,6 +91,8 @@ def make_task(
     if config.keep == "best-pgd" and not (task.classification and task.validation):
         do = "Give validation samples, or keep the last epoch."
         raise InputError("classification with a validation part for keep='best-pgd'", "neither or one", do)
+    if config.steer_by == "validation" and task.validation is None:
+        raise InputError("validation samples for steer_by='validation'", "none", "Give them, or steer by 'training'.")
     if not task.classification and (config.margin or config.saturation):
         raise InputError("classes for a margin or a saturation", "real values", "Leave both at 0.")
     return replace(task, margin=config.margin, saturation=config.saturation)

@@ -1,0 +1,50 @@
+"""When things happen in a run: updates of the weight, the end of the warm-up, the learning rate."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from .config import WARMUP, TrainConfig
+
+UPDATES = 30
+"""The rule of the weight is tuned for this many updates in a run, one an epoch. Shorter runs have as many."""
+SHORTEST = 8
+"""Steps between two updates at least: the running accuracy of fewer says little."""
+
+
+def update_period(config: TrainConfig, steps: int) -> int:
+    """Steps from one update of the weight to the next: an epoch, or less where there would be fewer than `UPDATES` in all.
+
+    Args:
+        config: has the number of epochs.
+        steps: in an epoch.
+    """
+    return min(steps, max(SHORTEST, steps * config.epochs // UPDATES))
+
+
+def warmup_updates(config: TrainConfig, steps: int) -> int:
+    """Updates of the weight in the warm-up: by default `WARMUP`, and with a tolerance half of the run."""
+    if config.warmup is not None:
+        return config.warmup * (steps if config.update == "minibatch" else 1)
+    if not config.compares:
+        return WARMUP
+    return max(1, config.epochs * steps // update_period(config, steps) // 2)
+
+
+def make_lr_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at each step of a run with `steps` steps an epoch.
+
+    With a tolerance the cosine comes twice, for the warm-up and for the rest: what plain training reaches shows only at the
+    end of its own cosine.
+    """
+    if config.schedule == "constant":
+        return lambda step: 1.0
+    total = config.epochs * steps
+    plain = min(total, warmup_updates(config, steps) * update_period(config, steps)) if config.compares else 0
+
+    def factor(step: int) -> float:
+        done = step / plain if step < plain else (step - plain) / max(total - plain, 1)
+        return 0.51 + 0.49 * math.cos(math.pi * min(done, 1.0))
+
+    return factor
