@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..inference import Model, evaluating, parameters_of
+from .statistics import following_statistics
 
 
 class HeldGradient:
@@ -68,7 +69,7 @@ def evaluate(model: Model, parts: Iterable[Callable[[], Tensor]]) -> HeldGradien
     """
     value: Tensor | None = None
     gradients: dict[int, tuple[Tensor, Tensor]] = {}
-    with torch.enable_grad(), evaluating(model):
+    with torch.enable_grad(), evaluating(model), following_statistics(model):
         for part in parts:
             penalty = part()
             value = penalty.detach() if value is None else value + penalty.detach()

@@ -1,0 +1,45 @@
+"""Running statistics that follow the parameters.
+
+In evaluation mode batch normalisation subtracts a running mean and divides by a running standard deviation. Both are
+functions of the parameters before it: shift or scale the activations, and once the running statistics have followed, the
+network is the same as before. A penalty that takes them for constants sees a gain there that is none. Training then drives
+the activations on and on, the statistics never catch up, and the network in evaluation mode is not the one that was trained:
+a residual network on digits ended at 34 % of accuracy in evaluation mode, and 98 % in training mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from ..inference import Model, modules_of
+
+SMALLEST = 1e-12
+"""Variance of a channel that is constant on the batch, which would have no gradient."""
+
+
+@contextmanager
+def following_statistics(model: Model) -> Iterator[None]:
+    """Inside, the gradient of f by the parameters has that of the running statistics in it; f itself is the same.
+
+    How mean and variance change is taken from the batch at hand. So a shift or a scale of what enters a batch normalisation
+    has no effect and no gradient, as after the running statistics have followed.
+    """
+    modules = [module for root in modules_of(model) for module in root.modules()]
+    normalisations = [module for module in modules if isinstance(module, nn.modules.batchnorm._NormBase)]
+    handles = [module.register_forward_pre_hook(_follow) for module in normalisations if module.running_mean is not None]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _follow(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """x, `(n, channels, ...)`, with the gradient of x under any shift and scale of a channel taken out."""
+    (x,) = inputs
+    axes = [axis for axis in range(x.dim()) if axis != 1]
+    mean, variance = x.mean(axes, keepdim=True), x.var(axes, correction=0, keepdim=True).clamp(min=SMALLEST)
+    return ((x - mean) * (variance.detach() / variance).sqrt() + mean.detach(),)
