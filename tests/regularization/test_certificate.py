@@ -197,3 +197,12 @@ def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
     resumed = trained(out=tmp_path / "run", resume=True, **options)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(("power", "allowed"), [(1, 0.0), (2, 0.0), (1, 0.5), (2, 0.5), (1, 100.0)])
+def test_the_penalty_is_what_exceeds_the_allowed_bound(power, allowed):
+    model = mlp((6,), 3, hidden=(8,))
+    certificate = CertificateRegularizer(model, (6,), interval=1, power=power, allowed=allowed)
+    bound = float(certificate.bound().detach())
+    assert float(certificate().detach()) == pytest.approx(max(bound - allowed, 0) ** power, rel=1e-4)
+    assert certificate.constant() == pytest.approx(bound)

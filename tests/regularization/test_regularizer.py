@@ -203,3 +203,11 @@ def test_refining_converges_and_belongs_to_the_pair_set():
     assert regularizer.refine() == pytest.approx(norm, rel=1e-4)
     assert regularizer.lower_bound() == pytest.approx(norm, rel=1e-4)
     assert len(regularizer.pairs) == len(before)
+
+
+def test_what_is_allowed_costs_nothing_and_of_the_rest_the_excess():
+    quotients = torch.tensor([0.5, 1.0, 1.5, 3.0])
+    assert float(reduce_quotients(quotients, "mean", 1, 1.0)) == pytest.approx((0.5 + 2) / 4)
+    assert float(reduce_quotients(quotients, "mean", 2, 1.0)) == pytest.approx((0.25 + 4) / 4)
+    assert float(reduce_quotients(quotients, "max", 1, 1.0)) == pytest.approx(2)
+    assert float(reduce_quotients(quotients, "max", 1, 5.0)) == 0

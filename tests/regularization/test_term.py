@@ -8,10 +8,19 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 
-from cheaplip import ConstantWeight, DiscrepancyPrinciple, LipschitzRegularizer, PairSet, PenaltySum, PenaltyTerm
+from cheaplip import (
+    ConstantWeight,
+    DiscrepancyPrinciple,
+    LipschitzRegularizer,
+    PairSet,
+    PenaltySum,
+    PenaltyTerm,
+    lipschitz_bracket,
+    perturbed_pairs,
+)
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import with_certificate
-from cheaplip.regularization.term import CAP
+from cheaplip.regularization.term import CAP, PERIOD
 from cheaplip.regularization.weight_norm import WeightNorm
 from support.networks import make_regularizer, network, some_pairs
 
@@ -209,13 +218,59 @@ def test_a_target_constant_is_steered_by_what_the_pairs_know():
     layer = nn.Linear(4, 3)
     regularizer = make_regularizer(layer, some_pairs())
     term = PenaltyTerm(regularizer, DiscrepancyPrinciple(0.01, quantity="lipschitz", initial=0.5, warmup=0))
-    term(layer(torch.ones(2, 4)), torch.tensor([0, 1]))
-    term.update_weight()
-    assert term.scheduler.excess == pytest.approx(math.log(regularizer.lower_bound() / 0.01))
-    assert term.scheduler.weight > 0.5 * CAP
-    assert term.running.samples == 0
-    with pytest.raises(InputError, match="knows a lower bound"):
-        PenaltyTerm(WeightNorm(layer), DiscrepancyPrinciple(1.0, quantity="lipschitz")).update_weight()
+    weights = []
+    for _ in range(2 * PERIOD):
+        term()
+        term.step()
+        weights.append(term.scheduler.weight)
+    assert term.scheduler.excess == pytest.approx(math.log(regularizer.constant() / 0.01))
+    assert len(set(weights)) == 3  # before, and after each of two updates
+    assert weights[0] < weights[PERIOD - 1] < weights[-1]
+    term.update_weight()  # by the loop of other targets: nothing to do
+    assert term.scheduler.weight == weights[-1]
+    blind = PenaltyTerm(WeightNorm(layer), DiscrepancyPrinciple(1.0, quantity="lipschitz"))
+    for _ in range(PERIOD - 1):
+        blind.step()
+    with pytest.raises(InputError, match="a penalty that knows Lip"):
+        blind.step()
+
+
+def test_a_target_constant_survives_a_restart_between_two_updates():
+    layer = nn.Linear(4, 3)
+
+    def made():
+        return PenaltyTerm(make_regularizer(layer, some_pairs()), DiscrepancyPrinciple(0.01, quantity="lipschitz"))
+
+    first, second = made(), made()
+    for _ in range(PERIOD - 1):
+        first()
+        first.step()
+    second.load_state_dict(first.state_dict())
+    before = second.scheduler.weight
+    second()
+    second.step()
+    assert second.scheduler.weight != before
+
+
+def test_a_critic_keeps_its_constant_and_finds_the_distance():
+    """The distance of two clouds that are 3 apart; a loss without a least value, and only the penalty holds it."""
+    torch.manual_seed(0)
+    a = torch.randn(200, 2)
+    b = a + torch.tensor([3.0, 0.0])
+    model = nn.Sequential(nn.Linear(2, 16), nn.LeakyReLU(-1.0), nn.Linear(16, 1))
+    pairs = perturbed_pairs(torch.cat([a, b]))
+    regularizer = LipschitzRegularizer(model, pairs, interval=1, power=1, allowed=1.0, hold=False)
+    term = PenaltyTerm(with_certificate(regularizer, 1.0), DiscrepancyPrinciple(1.0, quantity="lipschitz"))
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for _ in range(600):
+        distance = model(b).mean() - model(a).mean()
+        optimizer.zero_grad()
+        (term() - distance).backward()
+        optimizer.step()
+        term.step()
+    bracket = lipschitz_bracket(model, a)
+    assert bracket.upper == pytest.approx(1.0, abs=0.05)
+    assert float(distance.detach()) == pytest.approx(3.0, rel=0.05)
 
 
 def test_the_penalty_knows_the_batch_size_of_the_loop():

@@ -38,9 +38,9 @@ LEARNING_RATE = 0.01
 
 
 class CertificateRegularizer(Penalty):
-    """The penalty upper^2, with upper >= Lip(f) the bound of multipliers that learn alongside the network.
+    """The penalty upper^power, with upper >= Lip(f) the bound of multipliers that learn alongside the network.
 
-    Every `interval`-th call returns `interval` times the square, the calls between return 0. Its gradient is not held like
+    Every `interval`-th call returns `interval` times the penalty, the calls between return 0. Its gradient is not held like
     that of pairs: held, it proves less. Add it to a pair penalty with `PenaltySum`, with `hold=False` and the same interval
     there, so that `clip_gradients` limits both. Where the weights have moved so that the multipliers are
     infeasible, or nearly so, they are scaled down to where the bound is smallest. Small enough multipliers are always
@@ -54,6 +54,8 @@ class CertificateRegularizer(Penalty):
         shape: shape of one input, without the batch dimension.
         interval: steps from one penalty to the next.
         steps: penalties in an epoch, for `GradientClip`.
+        power: 1 or 2.
+        allowed: an upper bound up to this costs nothing: the penalty is of what exceeds it.
 
     Raises:
         InputError: a model that is not an `nn.Module`.
@@ -64,11 +66,20 @@ class CertificateRegularizer(Penalty):
 
     vanishes_on_constants = True
 
-    def __init__(self, model: Model, shape: Shape, *, interval: int = PairOptions().interval, steps: int = 50) -> None:
+    def __init__(
+        self,
+        model: Model,
+        shape: Shape,
+        *,
+        interval: int = PairOptions().interval,
+        steps: int = 50,
+        power: int = PairOptions().power,
+        allowed: float = PairOptions().allowed,
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError("an nn.Module for certify", type(model).__name__, "Train without certify.")
         require_in("interval", interval, "[1, inf)")
-        self.interval = interval
+        self.interval, self._power, self._allowed = interval, power, allowed
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._model = model
@@ -86,12 +97,14 @@ class CertificateRegularizer(Penalty):
             self._refuse_unseen(self._chain())
 
     def __call__(self) -> Tensor:
-        """`interval` * upper^2, `()`, with a graph to the parameters when it is due, else 0."""
+        """`interval` * upper^power, `()`, with a graph to the parameters when it is due, else 0."""
         like = next((p for p in self._model.parameters() if p.is_floating_point()), torch.zeros(()))
         self._due = False
         if self._calls % self.interval:
             return like.new_zeros(())
-        penalty = self.interval * self.bound().square().to(like)
+        bound = self.bound()
+        bound = (bound - self._allowed).relu() if self._allowed else bound
+        penalty = self.interval * (bound if self._power == 1 else bound.square()).to(like)
         self.latest = float(penalty.detach()) / self.interval
         if not math.isfinite(self.latest):
             self.skipped, self.latest = self.skipped + 1, 0.0
@@ -126,6 +139,10 @@ class CertificateRegularizer(Penalty):
         """After a penalty with a graph: limit the parameters' gradients to a multiple of their usual norm."""
         if self._due:
             self._clip(self._model.parameters(), clip_norm)
+
+    def constant(self) -> float | None:
+        """The bound at the last penalty, not verified; None before the first."""
+        return self._latest if self._logs else None
 
     @torch.no_grad()
     def upper_bound(self) -> float | None:
@@ -206,7 +223,7 @@ def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: 
 
     Args:
         regularizer: the pair penalty, with `hold=False`.
-        share: w in Lip(f, X_Lip)^power + w * upper^2. On MNIST w = 1 certifies the most samples.
+        share: w in Lip(f, X_Lip)^power + w * upper^power. On MNIST w = 1 certifies the most samples.
         steps: penalties in an epoch, for `GradientClip`.
 
     Raises:
@@ -216,5 +233,6 @@ def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: 
     if share == 0:
         return regularizer
     shape = tuple(regularizer.state.points.shape[2:])
-    certificate = CertificateRegularizer(regularizer.model, shape, interval=regularizer.interval, steps=steps)
+    interval, power, allowed = regularizer.interval, regularizer.options.power, regularizer.options.allowed
+    certificate = CertificateRegularizer(regularizer.model, shape, interval=interval, steps=steps, power=power, allowed=allowed)
     return PenaltySum([(1.0, regularizer), (share, certificate)])

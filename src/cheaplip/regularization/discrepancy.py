@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError, require_in, require_known
 from .scheduler import WeightScheduler
@@ -21,6 +21,22 @@ FLOOR = 1e-6
 SMALLEST_STEP_BOUND = 1 / 64
 """The bound of a step is halved down to this share of `largest_step`."""
 
+
+class Pace(NamedTuple):
+    """How fast the weight begins and moves."""
+
+    initial: float
+    gain: float
+    largest_step: float
+    warmup: int
+
+
+PACES = {
+    "target": Pace(0.01, 20.0, 0.5, 3),
+    "tolerance": Pace(0.1, 0.4, 0.5, 15),  # the gain is divided by the tolerance
+    "lipschitz": Pace(0.1, 0.3, 1.0, 0),  # moved every few steps
+}
+"""What measures well for each wish."""
 STATE = (
     "calls",
     "target",
@@ -62,17 +78,15 @@ class DiscrepancyPrinciple(WeightScheduler):
         rule: `"multiplicative"` or `"additive"` (the paper's).
         quantity: `"accuracy"` (the excess is value - target), `"loss"` (the excess is (target - value) / target) or
             `"lipschitz"` (the excess is log(value / target): above the target the weight rises).
-        initial: the weight after the warm-up; by default 0.01, and 0.1 with a tolerance.
+        initial: the weight after the warm-up; by default, like gain, largest_step and warmup, as in `PACES`.
         increment: dlambda of the additive rule.
-        gain: of the multiplicative rule, on the excess; by default 20, 1 for a constant, and 0.4 / tolerance.
+        gain: of the multiplicative rule, on the excess.
         damping: of the multiplicative rule, on the change of the excess since the last update; by default twice the gain.
-        largest_step: bound on the change of log(weight) in one update of the multiplicative rule; by default 0.5, and 1 for
-            a constant, which reacts sooner. The bound is halved when two consecutive full-length steps have opposite signs,
-            and recovers otherwise. Without this, networks that react within one epoch (wide ones, or with a large
-            certificate weight) oscillate indefinitely.
-        warmup: updates during which the weight is 0, so that the network first learns something to regularise; by default
-            3, and 15 with a tolerance. The multiplicative rule then stays at 0 until the target is met once: below the
-            target there is nothing to trade.
+        largest_step: bound on the change of log(weight) in one update of the multiplicative rule. It is halved when two
+            consecutive full-length steps have opposite signs, and recovers otherwise. Without this, networks that react
+            within one epoch (wide ones, or with a large certificate weight) oscillate indefinitely.
+        warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
+            multiplicative rule then stays at 0 until the target is met once: below the target there is nothing to trade.
         every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
 
     Attributes:
@@ -109,13 +123,12 @@ class DiscrepancyPrinciple(WeightScheduler):
         require_known("rule", rule, RULES)
         require_known("quantity", quantity, QUANTITIES)
         _check_wish(target, tolerance, quantity)
-        if gain is None:
-            gain = 1.0 if quantity == "lipschitz" else 20.0 if tolerance is None else 0.4 / tolerance
-        initial = (0.01 if tolerance is None else 0.1) if initial is None else initial
+        usual = _pace(quantity, tolerance)
+        initial = usual.initial if initial is None else initial
+        gain = usual.gain if gain is None else gain
         damping = 2 * gain if damping is None else damping
-        largest_step = (1.0 if quantity == "lipschitz" else 0.5) if largest_step is None else largest_step
-        if warmup is None:
-            warmup = 3 if tolerance is None else 15
+        largest_step = usual.largest_step if largest_step is None else largest_step
+        warmup = usual.warmup if warmup is None else warmup
         if rule == "additive":
             require_in("an initial weight", initial, "[0, inf)")
         else:
@@ -225,6 +238,13 @@ class DiscrepancyPrinciple(WeightScheduler):
         """Continue from `state_dict()`."""
         for name in STATE:
             setattr(self, name, state[name])
+
+
+def _pace(quantity: str, tolerance: float | None) -> Pace:
+    if tolerance is not None:
+        pace = PACES["tolerance"]
+        return pace._replace(gain=pace.gain / tolerance)
+    return PACES["lipschitz" if quantity == "lipschitz" else "target"]
 
 
 def _check_wish(target: float | None, tolerance: float | None, quantity: str) -> None:

@@ -32,6 +32,9 @@ class PairOptions(Record):
     """How the active pairs' quotients become one number; the paper's is max, equation (5)."""
     power: Literal[1, 2] = 2
     """Power of the quotients; the paper's is 1."""
+    allowed: FiniteFloat = Field(0.0, ge=0)
+    """Quotients up to this cost nothing: the penalty is of what exceeds it. To keep Lip(f) <= allowed, with
+    interval and power 1."""
     ascent: Literal["normalized", "printed", "accepted"] = "normalized"
     """The step that raises quotients: normalized (its length is step_size * |u - v|, adapted for each pair), printed
     (Algorithm 1, tau = step_size) or accepted (the same, only where the quotient rises)."""

@@ -39,6 +39,10 @@ class Penalty(Protocol):
         """Limit the parameters' gradients after the backward pass, where the penalty needs that."""
         return None
 
+    def constant(self) -> float | None:
+        """What the penalty knows of Lip(f) now, at little cost, for a target constant; None if nothing."""
+        return None
+
     def metrics(self) -> dict[str, float | int | None]:
         """What the penalty knows: `lower_bound` and `upper_bound` of Lip(f), `skipped_steps`."""
         return {}
@@ -94,6 +98,11 @@ class PenaltySum(Penalty):
         """Limit the gradients as each penalty needs."""
         for _, penalty in self.terms:
             penalty.clip_gradients(clip_norm)
+
+    def constant(self) -> float | None:
+        """The largest that any of the penalties knows: a proved upper bound, if there is one."""
+        known = [value for _, penalty in self.terms if (value := penalty.constant()) is not None]
+        return max(known, default=None)
 
     def metrics(self) -> dict[str, float | int | None]:
         """All that the penalties know; skipped steps are added up."""

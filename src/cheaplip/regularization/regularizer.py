@@ -27,8 +27,12 @@ SEPARATION = 0.01
 """Pairs are kept at least this far apart, in units of their initial median distance."""
 
 
-def reduce_quotients(quotient: Tensor, reduction: str, power: int) -> Tensor:
-    """The penalty of some quotients: their largest or their mean, to the power 1 or 2; the paper's is `max` and 1, (5)."""
+def reduce_quotients(quotient: Tensor, reduction: str, power: int, allowed: float = 0.0) -> Tensor:
+    """The penalty of some quotients: their largest or their mean, to the power 1 or 2; the paper's is `max` and 1, (5).
+
+    Of quotients above `allowed` what exceeds it counts, of the others nothing.
+    """
+    quotient = (quotient - allowed).relu() if allowed else quotient
     powered = quotient if power == 1 else quotient.square()
     return powered.max() if reduction == "max" else powered.mean()
 
@@ -51,7 +55,7 @@ class LipschitzRegularizer(Penalty):
         domain: box (low, high) that the points must not leave, numbers or tensors `(*input)`; by default the box that the
             pairs span. Without a box the ascent would move pairs away from all data.
         seed: of the order of visits and of redrawn pairs.
-        active, interval, hold, pool, renewal, explore, reduction, power, ascent, step_size: see `PairOptions`.
+        active, interval, hold, pool, renewal, explore, reduction, power, allowed, ascent, step_size: see `PairOptions`.
 
     Raises:
         InputError: an argument outside its range, or (when called) a model that does not fit the pairs.
@@ -80,11 +84,13 @@ class LipschitzRegularizer(Penalty):
         explore: float = PairOptions().explore,
         reduction: str = PairOptions().reduction,
         power: int = PairOptions().power,
+        allowed: float = PairOptions().allowed,
         ascent: str = PairOptions().ascent,
         step_size: float | None = None,
     ) -> None:
         given: dict[str, Any] = {"active": active, "interval": interval, "hold": hold, "pool": pool, "renewal": renewal}
-        given |= {"explore": explore, "reduction": reduction, "power": power, "ascent": ascent, "step_size": step_size}
+        given |= {"explore": explore, "reduction": reduction, "power": power, "allowed": allowed}
+        given |= {"ascent": ascent, "step_size": step_size}
         self.options = validated(PairOptions, given)
         if domain is not None:
             _check_box(domain, pairs)
@@ -161,7 +167,7 @@ class LipschitzRegularizer(Penalty):
             quotient = pair_quotient(self.model, points)
             if len(chosen) == len(active):
                 quotients.append(quotient.detach())
-            return reduce_quotients(quotient, options.reduction, options.power) * (len(points) / len(chosen))
+            return reduce_quotients(quotient, options.reduction, options.power, options.allowed) * (len(points) / len(chosen))
 
         parts = self.state.points[chosen].split(self._pairs_in_a_pass())
         held = evaluate(self.model, [partial(part, points) for points in parts])
@@ -198,6 +204,10 @@ class LipschitzRegularizer(Penalty):
             lambda points: (pair_quotient(self.model, points),), self.state.points[self.state.steepest(pairs)]
         )
         return float(quotient.max())
+
+    def constant(self) -> float:
+        """`lower_bound` on as many pairs as are active: a forward pass."""
+        return self.lower_bound(self.active)
 
     def refine(self) -> float:
         """Raise the quotients of the steepest pairs until little is left to gain; returns the largest. For the end of a run.

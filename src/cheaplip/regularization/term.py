@@ -16,6 +16,8 @@ from .scheduler import WeightScheduler
 
 CAP = 1 / 8
 """Until the scheduler's first update the penalty costs at most this share of the loss of the best constant."""
+PERIOD = 4
+"""Steps between two updates of the weight towards a target constant."""
 
 
 class PenaltyTerm:
@@ -50,6 +52,7 @@ class PenaltyTerm:
         """The weight of the last call."""
         self._penalty_sum: Tensor | float = 0.0
         self._calls = 0  # with a weight, since the last `metrics`
+        self._steps = 0
 
     def __call__(self, outputs: Tensor | None = None, y: Tensor | None = None) -> Tensor:
         """The term to add to the loss, `()`; 0 while the weight is 0.
@@ -82,34 +85,42 @@ class PenaltyTerm:
             self.penalty.clip_gradients(clip_norm)
 
     def step(self) -> None:
-        """After the optimizer's step: prepare the next penalty; for pairs, Algorithm 1."""
+        """After the optimizer's step: prepare the next penalty; for pairs, Algorithm 1.
+
+        Towards a target constant the weight moves here, every `PERIOD`-th step: the penalty knows the constant, and a loss
+        that has no least value, such as a critic's, runs away in an epoch.
+        """
         if self.weight > 0:
             self.penalty.step()
+        if self.scheduler.quantity == "lipschitz":
+            self._steps += 1
+            if self._steps % PERIOD == 0:
+                self.scheduler.step(self._constant())
 
     def update_weight(self, value: float | None = None) -> None:
         """Move the weight by the discrepancy principle: after each epoch, or some 30 times in a run of fewer epochs.
 
         Args:
             value: the accuracy or loss to steer by, such as that on validation samples; by default the running accuracy or
-                mean squared error since the last update, of all processes where `torch.distributed` is initialised, or for
-                a target constant the lower bound of Lip(f) that the penalty knows.
+                mean squared error since the last update, of all processes where `torch.distributed` is initialised. For a
+                target constant nothing is left to do: `step` moves the weight.
 
         Raises:
             InputError: a value that is not finite, or none where the term has not seen outputs.
         """
+        if self.scheduler.quantity == "lipschitz":
+            return
         if value is None:
-            value = self._steered_value()
+            value = self.running.value()
             self.running.reset()
         self.scheduler.step(value)
 
-    def _steered_value(self) -> float:
-        if self.scheduler.quantity != "lipschitz":
-            return self.running.value()
-        bound = self.penalty.metrics().get("lower_bound")
-        if bound is None:
+    def _constant(self) -> float:
+        constant = self.penalty.constant()
+        if constant is None:
             do = "Steer by accuracy or loss, or use a LipschitzRegularizer."
-            raise InputError("a penalty that knows a lower bound of Lip(f)", type(self.penalty).__name__, do)
-        return float(bound)
+            raise InputError("a penalty that knows Lip(f)", type(self.penalty).__name__, do)
+        return constant
 
     def metrics(self) -> dict[str, float | int | None]:
         """What to log: weight, mean penalty since the last call of `metrics`, bounds of Lip(f) now, skipped steps."""
@@ -125,6 +136,7 @@ class PenaltyTerm:
             "scheduler": self.scheduler.state_dict(),
             "running": self.running.state_dict(),
             "weight": self.weight,
+            "steps": self._steps,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -132,7 +144,7 @@ class PenaltyTerm:
         self.penalty.load_state_dict(state["penalty"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.running.load_state_dict(state["running"])
-        self.weight = state["weight"]
+        self.weight, self._steps = state["weight"], state["steps"]
 
     def _needs_cap(self) -> bool:
         return self.scheduler.is_capped and self.penalty.vanishes_on_constants and self.penalty.latest > 0

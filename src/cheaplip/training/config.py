@@ -28,7 +28,8 @@ class TrainConfig(PairOptions):
     target: FiniteFloat | None = Field(None, gt=0)
     """Accuracy in (0, 1), or loss for regression, that the weight is steered to, instead of a tolerance."""
     lipschitz: FiniteFloat | None = Field(None, gt=0)
-    """Lipschitz constant that the weight is steered to, instead of a tolerance: Lip(f) on the pairs; for clip."""
+    """A Lipschitz constant to keep, Lip(f) <= this, instead of a tolerance; for clip. The weight is steered by the constant
+    on the pairs, and with certify by the proved upper bound."""
     weight: FiniteFloat | None = Field(None, ge=0)
     """A constant weight (lambda, mu), instead of a tolerance."""
     steer_by: Literal["training", "validation"] = "training"
@@ -118,9 +119,15 @@ class TrainConfig(PairOptions):
         return self.method != "standard" and self.tolerance is not None
 
 
+CONSTRAINT = {"interval": 1, "power": 1}
+"""How the pairs' penalty keeps a constant: at every step, and linear in what exceeds it."""
+
+
 def altered(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
     """`config` with some settings changed; a wish among them takes the place of the one before."""
     values = {**config.model_dump(), **options}
     if any(options.get(wish) is not None for wish in WISHES):
         values |= {wish: None for wish in WISHES if wish not in options}
+    if options.get("lipschitz") is not None:
+        values |= {**CONSTRAINT, "allowed": options["lipschitz"], **options}
     return validated(TrainConfig, values)

@@ -132,10 +132,13 @@ def fit(
         if out is not None and main:
             _save_weights(out / WEIGHTS, model)
             write_metrics(out / METRICS, state.history)
-        note = target.useless_target(term, task.largest_class) or target.shortfall(term, state.history, config.epochs)
-        target.warn(note)
         lower = None if regularizer is None else regularizer.refine()
+        note = target.useless_target(term, task.largest_class) or target.shortfall(term, state.history, config.epochs)
+        beyond = target.exceeded(config.lipschitz, lower)
+        note = note or beyond
+        target.warn(note)
         result = {**_result(state, task, config, accelerator, lower), "target_note": note}
+        result |= {"target_met": False} if beyond else {}
         return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs)
 
 

@@ -27,6 +27,8 @@ def warmup_updates(config: TrainConfig, steps: int) -> int:
     """Updates of the weight in the warm-up: by default `WARMUP`, and with a tolerance half of the run."""
     if config.warmup is not None:
         return config.warmup * (steps if config.update == "minibatch" else 1)
+    if config.lipschitz is not None:
+        return 0
     if not config.compares:
         return WARMUP
     return max(1, config.epochs * steps // update_period(config, steps) // 2)

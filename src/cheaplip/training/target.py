@@ -18,11 +18,13 @@ EARLY = 5
 
 
 def is_met(scheduler: WeightScheduler) -> bool | None:
-    """Whether the last value is at the target, and with a tolerance not below it; None without a target or a value."""
+    """Whether the last value is at the target, or on its good side where a limit was asked for; None without one."""
     if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.excess is None:
         return None
     if scheduler.tolerance is not None and scheduler.excess > 0:
         return True  # less was given up than might have been
+    if scheduler.quantity == "lipschitz" and scheduler.excess < 0:
+        return True  # the constant is below the one that was allowed
     return abs(scheduler.excess) <= WITHIN[str(scheduler.quantity)]
 
 
@@ -63,6 +65,16 @@ def shortfall(term: PenaltyTerm, history: Sequence[dict[str, Any]], epochs: int)
     else:
         do = "Train longer: the weight was still falling. Or start lower, with initial_weight, or lower the learning rate."
     return f"The {scheduler.name} ended at {value:.4g} for a target of {scheduler.target:g}, with weight {weight:.3g}. {do}"
+
+
+def exceeded(allowed: float | None, found: float | None) -> str | None:
+    """That a longer search finds a constant beyond the one that was allowed; None if it does not."""
+    if allowed is None or found is None or found <= allowed * (1 + WITHIN["lipschitz"]):
+        return None
+    return (
+        f"A longer search finds Lip(f) >= {found:.4g} for an allowed {allowed:g}: the pairs in training knew less. "
+        "Train longer, or steer by the proved bound, with certify."
+    )
 
 
 def warn(message: str | None) -> None:
