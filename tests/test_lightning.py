@@ -187,7 +187,7 @@ def test_an_optimizer_with_a_closure_may_ask_twice_in_one_batch():
     module = Classifier(ConstantWeight(0.1))
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=0.1, max_iter=2)
     train(module, 1)
-    assert module.lipschitz_term.penalty.state.calls == len(samples())
+    assert module.lipschitz_term.penalty.calls == len(samples())
 
 
 WORKER = """

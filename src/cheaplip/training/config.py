@@ -9,14 +9,15 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from ..errors import InputError
 from ..records import validated
-from ..regularization.options import PairOptions
+from ..regularization.options import LocalOptions, PairOptions
 
 
-class TrainConfig(PairOptions):
+class TrainConfig(PairOptions, LocalOptions):
     """The settings of `fit`; the values here are the preset `default`."""
 
-    method: Literal["standard", "weight", "clip"] = "clip"
-    """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2)."""
+    method: Literal["standard", "weight", "clip", "local"] = "clip"
+    """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2); local:
+    the worst rise of the loss in a ball round each sample, against attacks."""
     target: FiniteFloat | None = Field(0.95, gt=0)
     """Training accuracy in (0, 1), or loss for regression, that the weight is steered to."""
     lipschitz: FiniteFloat | None = Field(None, gt=0)

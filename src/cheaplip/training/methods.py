@@ -12,10 +12,12 @@ from ..errors import InputError, require_known
 from ..pairs.sets import PairSet, perturbed_pairs
 from ..regularization.certificate import with_certificate
 from ..regularization.discrepancy import ConstantWeight, DiscrepancyPrinciple, WeightScheduler
-from ..regularization.options import PairOptions
+from ..regularization.local import LocalRegularizer
+from ..regularization.options import LocalOptions, PairOptions
 from ..regularization.penalty import Penalty
 from ..regularization.regularizer import LipschitzRegularizer
 from ..regularization.weight_norm import WeightNorm
+from .batches import TensorBatches
 from .config import TrainConfig
 from .task import Task
 
@@ -38,14 +40,23 @@ def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet
     return with_certificate(regularizer, config.certify, steps=len(task.batches) // config.interval), regularizer
 
 
+def _local(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Made:
+    if not isinstance(task.batches, TensorBatches):
+        do = "Give tensors (x, y), or use LocalRegularizer in a loop of your own."
+        raise InputError("samples to draw from, for the method local", "a DataLoader", do)
+    options = config.model_dump(include={"hold", *LocalOptions.model_fields})
+    return LocalRegularizer(model, task.batches.samples(), domain=task.domain, seed=config.seed, **options), None
+
+
 METHODS: dict[str, Callable[[nn.Module, Task, TrainConfig, PairSet | None], Made]] = {
     "standard": _weight_norm,  # with weight 0: it is never evaluated
     "weight": _weight_norm,
     "clip": _lipschitz,
+    "local": _local,
 }
 """What each method adds to the loss."""
 
-INCREMENTS = {"weight": 1e-4, "clip": 0.01}
+INCREMENTS = {"weight": 1e-4, "clip": 0.01, "local": 0.01}
 """Of the additive rule: the values printed in Table 1 are multiples of these."""
 
 
