@@ -1,6 +1,7 @@
-"""Robustness at equal clean accuracy, and what it costs: CLIP and its variants beside their peers (MLP 784-64-64-10).
+"""Robustness at equal clean accuracy, and what it costs: CLIP, the local penalty and their peers (MLP 784-64-64-10).
 
     python benchmarks/robustness_per_cost.py tune      one seed, scored on held-out training images; chooses the settings
+    python benchmarks/robustness_per_cost.py cheap     the local penalty and the cheap peers, scored on the test images
     python benchmarks/robustness_per_cost.py run       the runs of table and curves, all seeds, scored on the test images
     python benchmarks/robustness_per_cost.py table     costs, table and plots from the runs
 
@@ -11,6 +12,7 @@ target by its own weight (adversarial training by its eps). The tuning has a see
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,6 +55,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP, every 4th": {"interval": 4},
     "CLIP, all pairs in turn": {"pool": 6000},
 }
+PEERS: dict[str, dict[str, Any]] = {
+    "adversarial, 3 steps": {"steps": 3},
+    "adversarial, 2 steps": {"steps": 2},
+    "adversarial, 1 step": {"steps": 1},
+    "adversarial, half, 2 steps": {"steps": 2, "share": 0.5},
+    "adversarial, half, 1 step": {"steps": 1, "share": 0.5},
+    "adversarial, quarter, 2 steps": {"steps": 2, "share": 0.25},
+    "adversarial, quarter, 1 step": {"steps": 1, "share": 0.25},
+    "free, m = 4": {"replays": 4},
+    "TRADES": {},
+}
+"""Beside `adversarial` (7 steps on the whole batch): fewer steps, a share of each batch, free, and TRADES with 7 steps."""
+CHEAP = ("local", "adversarial, half, 2 steps", "adversarial, half, 1 step", "adversarial, quarter, 2 steps")
+CHEAP += ("adversarial, quarter, 1 step", "free, m = 4", "adversarial, 1 step")
 LABELS = ("CLIP (default)", "CLIP, margins", "adversarial", "jacobian", "weight", "standard")
 METRICS = ("train", "test", "noise", "pgd", "strong", "lower")
 Spec = dict[str, Any]
@@ -69,9 +85,11 @@ def one(spec: Spec, out: Path) -> None:
     kind = spec["method"]
     activation = spec.get("activation", "softplus")
     record: dict[str, Any] = {}
-    if kind in ("adversarial", "jacobian"):
+    if kind in ("adversarial", "free", "trades", "jacobian"):
         config = configure(**options)
-        model, weight = peers.train(kind, data, config, activation)
+        started = time.perf_counter()
+        model, weight = peers.train(kind, data, config, activation, **spec.get("peer", {}))
+        record |= {"seconds": time.perf_counter() - started}
     else:
         torch.manual_seed(spec["seed"])
         trained = fit(mlp(data.train_x.shape[1:], CLASSES, activation=activation), data, method=kind, **options)
@@ -136,10 +154,32 @@ def run(jobs: Jobs = 2, out: Path = OUT) -> None:
     carry_out([*tables(), *curve_points(), *variants()], out / "runs.jsonl", jobs)
 
 
+@app.command()
+def cheap(
+    jobs: Jobs = 2,
+    out: Path = OUT,
+    data: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
+    targets: Annotated[str, typer.Option(help="Such as 0.95,0.96; by default all of the curve.")] = "",
+    seeds: Annotated[int, typer.Option(help="How many of the five.")] = 5,
+    labels: Annotated[
+        str, typer.Option(help="Methods, separated by semicolons; by default the local penalty and the cheap.")
+    ] = "",
+) -> None:
+    """The local penalty and the cheap peers, seed by seed."""
+    goals = [float(target) for target in targets.split(",")] if targets else CURVES[data]
+    chosen = labels.split(";") if labels else CHEAP
+    specs = [spec_of(label, data, target, seed) for seed in SEEDS[:seeds] for target in goals for label in chosen]
+    carry_out(specs, out / "runs.jsonl", jobs)
+
+
 def spec_of(label: str, data: str, target: float, seed: int) -> Spec:
     at = {"label": label, "data": data, "target": target, "seed": seed}
     if label in VARIANTS:
         return {**at, "method": "clip", "options": VARIANTS[label]}
+    if label in PEERS:
+        activation, lr = BEST["adversarial"]
+        method = label.partition(",")[0].lower()
+        return {**at, "method": method, "activation": activation, "options": {"lr": lr}, "peer": PEERS[label]}
     if label in BEST:
         activation, lr = BEST[label]
         return {**at, "method": label, "activation": activation, "options": {"lr": lr}}
@@ -166,9 +206,13 @@ def costs(rounds: int = 15) -> dict[str, dict[str, float]]:
     methods = {
         "plain": step_cost.plain,
         "weight": step_cost.weight,
-        "adversarial": step_cost.adversarial,
+        "adversarial": step_cost.adversarial(),
         "jacobian": step_cost.jacobian,
+        "local": step_cost.local(configure(method="local")),
+        "free, m = 4": step_cost.free,
+        "TRADES": step_cost.trades,
     }
+    methods |= {label: step_cost.adversarial(**peer) for label, peer in PEERS.items() if label.startswith("adversarial")}
     methods |= {label: step_cost.clip(configure(**options)) for label, options in VARIANTS.items()}
     make, shape = step_cost.NETWORKS["mlp 784-64-64-10"]
     return step_cost.measure(make, shape, methods, 128, torch.device("cpu"), rounds, 4)
