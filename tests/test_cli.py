@@ -77,6 +77,15 @@ def test_options_win_over_the_file(call, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_bounds")
+def test_the_local_penalty_has_a_radius(call, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(SETTINGS))
+    code, out, _ = call(*TRAIN, "--config", "c.json", "--out", "run", "--method", "local", "--radius", 0.5)
+    assert code == 0
+    assert json.loads(out)["method"] == "local"
+    assert json.loads((tmp_path / "run/config.json").read_text())["training"]["radius"] == 0.5
+
+
+@pytest.mark.usefixtures("quick_bounds")
 def test_resume_without_options_or_with_the_same(call, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = json.loads((tmp_path / "run/result.json").read_text())
