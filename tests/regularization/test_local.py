@@ -169,6 +169,17 @@ def test_it_leaves_no_trace_in_the_network_nor_in_the_users_randomness():
     assert not x.requires_grad
 
 
+def test_under_autocast_it_is_that_of_single_precision():
+    model = seeded(network)
+    expected = LocalRegularizer(model, some_samples(), radius=0.3)()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        penalty = LocalRegularizer(model, some_samples(), radius=0.3)()
+        actual = torch.autograd.grad(penalty, list(model.parameters()))
+    assert torch.equal(penalty, expected)
+    for one, other in zip(actual, torch.autograd.grad(expected, list(model.parameters())), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_no_pass_is_larger_than_the_users_batch():
     rows, inner = [], seeded(network)
 

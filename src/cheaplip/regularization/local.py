@@ -117,8 +117,8 @@ class LocalRegularizer(LazyPenalty):
     lowers slopes only near samples, and there only in the directions that change the answer. With weight 1 and the loss of
     the same samples it is adversarial training; the weight, steered by a target, finds the mixture.
 
-    The penalty is lazy (see `LazyPenalty`): every `attack_interval`-th `step` draws fresh samples, without replacement
-    until all have been drawn, and searches round them.
+    The penalty is lazy (see `LazyPenalty`): every `attack_interval`-th `step` draws fresh samples, each once in a round through
+    all of them, and searches round those.
 
     Args:
         model: f, any `nn.Module` from `(n, *input)` to logits `(n, classes)` or values `(n, *output)`.
@@ -185,7 +185,8 @@ class LocalRegularizer(LazyPenalty):
         start = random_points(x, options.radius, float(options.norm), self.domain, generator)
         rows = len(x) if self.batch_size is None else max(1, self.batch_size // 2)  # a part passes twice, moved and still
         parts = zip(x.split(rows), start.split(rows), y.split(rows), strict=True)
-        return evaluate(self.model, [partial(self._part, *part) for part in parts])
+        with torch.autocast(device.type, enabled=False):
+            return evaluate(self.model, [partial(self._part, *part) for part in parts])
 
     def _part(self, x: Tensor, start: Tensor, y: Tensor) -> Tensor:
         options, rise = self.options, partial(log_odds, y=y)
