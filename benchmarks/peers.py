@@ -26,6 +26,8 @@ from cheaplip.training.loop import margin_ramp
 from cheaplip.training.methods import make_lr_schedule, make_optimizer
 
 STEPS = 7
+INITIAL = {"trades": 0.3, "jacobian": 0.01}
+"""Where the weight starts."""
 RADIUS = 2.0
 """Of TRADES; the others' radius is what is steered."""
 Rise = Callable[[Tensor, Tensor], Tensor]
@@ -106,7 +108,7 @@ def train(
     elif kind in ("adversarial", "free"):
         scheduler = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
     else:
-        scheduler = DiscrepancyPrinciple(config.target, initial=config.initial_weight)
+        scheduler = DiscrepancyPrinciple(config.target, initial=INITIAL[kind])
     kept = round(share * config.batch_size)
     history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):

@@ -169,7 +169,7 @@ def local(config: TrainConfig) -> Callable[[Setting], Step]:
 
     def make(s: Setting) -> Step:
         samples = s.held_out, torch.randint(CLASSES, (len(s.held_out),))
-        options = config.model_dump(include={"hold", *LocalOptions.model_fields})
+        options = config.model_dump(include=set(LocalOptions.model_fields))
         term = PenaltyTerm(LocalRegularizer(s.model, samples, domain=(0, 1), **options), ConstantWeight(WEIGHT))
 
         def step() -> None:

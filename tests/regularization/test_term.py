@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from cheaplip import ConstantWeight, DiscrepancyPrinciple, LipschitzRegularizer, PairSet, PenaltySum, PenaltyTerm
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import with_certificate
-from cheaplip.regularization.term import CAP
+from cheaplip.regularization.penalty import Penalty
 from cheaplip.regularization.weight_norm import WeightNorm
 from support.networks import make_regularizer, network, some_pairs
 
@@ -53,8 +53,8 @@ def test_a_weight_far_too_high_starts_where_the_penalty_costs_a_share_of_a_const
     scheduler = DiscrepancyPrinciple(0.9, initial=1e6, warmup=0)
     term = PenaltyTerm(regularizer, scheduler)
     x, y = torch.ones(4, 1), torch.tensor([0, 1, 2, 0])
-    assert float(term(weights(x), y).detach()) == pytest.approx(CAP * math.log(3))
-    assert scheduler.weight == pytest.approx(CAP * math.log(3) / 27)
+    assert float(term(weights(x), y).detach()) == pytest.approx(Penalty.first_share * math.log(3))
+    assert scheduler.weight == pytest.approx(Penalty.first_share * math.log(3) / 27)
     term.step()
     scheduler.step(0.95)  # from the first update on, the rule alone moves it
     moved = scheduler.weight
@@ -76,7 +76,7 @@ def test_real_values_are_capped_by_their_variance():
     term = PenaltyTerm(make_regularizer(model, some_pairs()), scheduler)
     x, _ = batch()
     y = torch.randn(16, 1)
-    assert float(term(model(x), y).detach()) == pytest.approx(CAP * float(y.var(correction=0)), rel=1e-5)
+    assert float(term(model(x), y).detach()) == pytest.approx(Penalty.first_share * float(y.var(correction=0)), rel=1e-5)
 
 
 def test_it_steers_by_what_it_has_seen():
@@ -212,7 +212,7 @@ def test_a_target_constant_is_steered_by_what_the_pairs_know():
     term(layer(torch.ones(2, 4)), torch.tensor([0, 1]))
     term.update_weight()
     assert term.scheduler.excess == pytest.approx(math.log(regularizer.lower_bound() / 0.01))
-    assert term.scheduler.weight > 0.5 * CAP
+    assert term.scheduler.weight > 0.5 * Penalty.first_share
     assert term.running.samples == 0
     with pytest.raises(InputError, match="knows a lower bound"):
         PenaltyTerm(WeightNorm(layer), DiscrepancyPrinciple(1.0, quantity="lipschitz")).update_weight()

@@ -19,7 +19,7 @@ from ..records import validated
 from ..robustness.attacks import log_odds
 from .held import HeldGradient, evaluate
 from .lazy import LazyPenalty
-from .options import LocalOptions, PairOptions
+from .options import LocalOptions
 
 STEP = 4.0
 """Length of a step of the search, in radii. So long a step all but forgets where it began: it goes to the point of the sphere
@@ -126,8 +126,7 @@ class LocalRegularizer(LazyPenalty):
             stay on their device; what is drawn follows the model.
         domain: box (low, high) that the moved inputs must not leave, such as (0, 1) for images; by default there is none.
         seed: of the draws and of the search's first points.
-        radius, norm, attacked, attack_interval, attack_steps: see `LocalOptions`.
-        hold: hold the gradient between two evaluations.
+        radius, norm, attacked, attack_interval, attack_steps, attack_hold: see `LocalOptions`.
 
     Raises:
         InputError: an argument outside its range, samples that do not fit the model or lie outside the domain.
@@ -137,12 +136,13 @@ class LocalRegularizer(LazyPenalty):
 
     Example:
         >>> samples = torch.zeros(4, 1), torch.zeros(4, 1)
-        >>> penalty = LocalRegularizer(lambda x: 3 * x, samples, radius=0.5)
+        >>> penalty = LocalRegularizer(lambda x: 3 * x, samples, radius=0.5, attack_interval=1)
         >>> round(float(penalty()), 3)  # |3 * 0.5|^2
         2.25
     """
 
     vanishes_on_constants = True
+    first_share = 1.0  # the first penalty, of a network that nobody has attacked, is the largest, and falls within some steps
 
     def __init__(
         self,
@@ -156,11 +156,11 @@ class LocalRegularizer(LazyPenalty):
         attacked: int = LocalOptions().attacked,
         attack_interval: int = LocalOptions().attack_interval,
         attack_steps: int = LocalOptions().attack_steps,
-        hold: bool = PairOptions().hold,
+        attack_hold: bool = LocalOptions().attack_hold,
     ) -> None:
-        given = {"radius": radius, "norm": norm, "attacked": attacked}
-        self.options = validated(LocalOptions, given | {"attack_interval": attack_interval, "attack_steps": attack_steps})
-        super().__init__(model, interval=attack_interval, hold=hold)
+        given: dict[str, Any] = {"radius": radius, "norm": norm, "attacked": attacked, "attack_interval": attack_interval}
+        self.options = validated(LocalOptions, given | {"attack_steps": attack_steps, "attack_hold": attack_hold})
+        super().__init__(model, interval=attack_interval, hold=attack_hold)
         self.domain, self.seed = domain, seed
         self._x, self._y = samples
         _check_samples(model, *samples, domain)

@@ -49,6 +49,8 @@ class LocalOptions(Record):
     attacked: int = Field(64, ge=1)
     """Samples in one local penalty; all samples if there are fewer."""
     attack_interval: int = Field(4, ge=1)
-    """Steps from one evaluation of the local penalty to the next; its gradient is held in between."""
+    """Steps from one local penalty to the next; it is as many times as large."""
     attack_steps: int = Field(2, ge=1)
     """Steps of the search for the worst input."""
+    attack_hold: bool = False
+    """Hold the gradient of the local penalty in between instead, for clipped gradients and for optimizers such as Adam."""

@@ -61,8 +61,8 @@ class TrainConfig(PairOptions, LocalOptions):
 
     rule: Literal["multiplicative", "additive"] = "multiplicative"
     """How the weight moves: multiplicative, or additive (the paper's); see `DiscrepancyPrinciple`."""
-    initial_weight: FiniteFloat = Field(0.01, ge=0)
-    """The weight after the warm-up."""
+    initial_weight: FiniteFloat | None = Field(None, ge=0)
+    """The weight after the warm-up; by default 0.01, and 0.3 for local."""
     increment: FiniteFloat | None = Field(None, gt=0)
     """Step of the additive rule; by default 0.01 for clip, 1e-4 for weight, of which the paper's values are multiples."""
     warmup: int = Field(3, ge=0)

@@ -44,7 +44,7 @@ def _local(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | N
     if not isinstance(task.batches, TensorBatches):
         do = "Give tensors (x, y), or use LocalRegularizer in a loop of your own."
         raise InputError("samples to draw from, for the method local", "a DataLoader", do)
-    options = config.model_dump(include={"hold", *LocalOptions.model_fields})
+    options = config.model_dump(include=set(LocalOptions.model_fields))
     return LocalRegularizer(model, task.batches.samples(), domain=task.domain, seed=config.seed, **options), None
 
 
@@ -58,6 +58,8 @@ METHODS: dict[str, Callable[[nn.Module, Task, TrainConfig, PairSet | None], Made
 
 INCREMENTS = {"weight": 1e-4, "clip": 0.01, "local": 0.01}
 """Of the additive rule: the values printed in Table 1 are multiples of these."""
+INITIAL = {"weight": 0.01, "clip": 0.01, "local": 0.3}
+"""Where the weight starts; that of the local penalty ends near 1."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -92,7 +94,7 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
         math.nan if wish is None else wish,  # the record has one of the two
         rule=config.rule,
         quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
-        initial=config.initial_weight,
+        initial=INITIAL[config.method] if config.initial_weight is None else config.initial_weight,
         increment=config.increment or INCREMENTS[config.method],
         warmup=config.warmup * (len(task.batches) if config.update == "minibatch" else 1),
     )
