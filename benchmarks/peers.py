@@ -18,8 +18,10 @@ from cheaplip import DiscrepancyPrinciple
 from cheaplip.data import Dataset
 from cheaplip.models import mlp
 from cheaplip.norms import per_sample, sample_norm, sample_unit
+from cheaplip.regularization.local import random_points, worst_in_ball
 from cheaplip.regularization.margin_loss import margin_cross_entropy
 from cheaplip.robustness.accuracy import accuracy
+from cheaplip.robustness.attacks import log_odds
 from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
 from cheaplip.training.loop import margin_ramp
@@ -47,6 +49,13 @@ def pgd_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: i
         offset = adversarial.detach() + 2.5 * eps / steps * sample_unit(gradient) - x
         adversarial = (x + in_ball(offset, eps)).clamp(0, 1)
     return adversarial.detach()
+
+
+def long_step_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int) -> Tensor:
+    """The search of the local penalty, for adversarial training."""
+    start = random_points(x, eps, 2.0, (0.0, 1.0), torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
+    rise = partial(log_odds, y=y)
+    return worst_in_ball(model, x, start, rise, radius=eps, norm=2.0, steps=steps, domain=(0.0, 1.0)).detach()
 
 
 def in_ball(offset: Tensor, eps: float) -> Tensor:
@@ -81,6 +90,7 @@ def train(
     steps: int = STEPS,
     share: float = 1.0,
     replays: int = 1,
+    long_steps: bool = False,
 ) -> tuple[nn.Module, float]:
     """Train an MLP by a peer; eps or the weight is steered to the target of the clean accuracy.
 
@@ -91,6 +101,7 @@ def train(
         activation: of the network.
         steps: of the attack.
         share: of each batch that is trained on; the rest is left out.
+        long_steps: attack by the local penalty's search, for `adversarial`.
         replays: steps on the same batch, for `free` (Shafahi et al. 2019), each with one backward pass for the parameters and
             the attack; an epoch has as many steps, of so many fewer batches.
 
@@ -109,6 +120,7 @@ def train(
         scheduler = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
     else:
         scheduler = DiscrepancyPrinciple(config.target, initial=INITIAL[kind])
+    attack = long_step_examples if long_steps else pgd_examples
     kept = round(share * config.batch_size)
     history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):
@@ -123,7 +135,7 @@ def train(
                 if not weight:
                     loss = loss_of(model(x), y)
                 elif kind == "adversarial":
-                    loss = loss_of(model(pgd_examples(model, x, y, weight, steps=steps)), y)
+                    loss = loss_of(model(attack(model, x, y, weight, steps=steps)), y)
                 elif kind == "free":
                     points = (x + offset).clamp(0, 1).requires_grad_()
                     loss = loss_of(model(points), y)

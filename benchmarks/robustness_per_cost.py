@@ -60,15 +60,21 @@ PEERS: dict[str, dict[str, Any]] = {
     "adversarial, 2 steps": {"steps": 2},
     "adversarial, 1 step": {"steps": 1},
     "adversarial, half, 2 steps": {"steps": 2, "share": 0.5},
+    "adversarial, half, 2 long steps": {"steps": 2, "share": 0.5, "long_steps": True},
     "adversarial, half, 1 step": {"steps": 1, "share": 0.5},
     "adversarial, quarter, 2 steps": {"steps": 2, "share": 0.25},
     "adversarial, quarter, 1 step": {"steps": 1, "share": 0.25},
     "free, m = 4": {"replays": 4},
     "TRADES": {},
 }
-"""Beside `adversarial` (7 steps on the whole batch): fewer steps, a share of each batch, free, and TRADES with 7 steps."""
+"""Beside `adversarial` (7 steps on the whole batch): fewer steps, a share of each batch, free, and TRADES with 7 steps. Long
+steps are those of the local penalty's search."""
 CHEAP = ("local", "adversarial, half, 2 steps", "adversarial, half, 1 step", "adversarial, quarter, 2 steps")
 CHEAP += ("adversarial, quarter, 1 step", "free, m = 4", "adversarial, 1 step")
+DRAWN = {"adversarial": "s", "local": "D", "adversarial, half, 2 steps": "P", "adversarial, half, 1 step": "X"}
+DRAWN |= {"CLIP (default)": "^", "CLIP, margins": "v", "jacobian": "o"}
+"""Curves of the plot, with their markers."""
+OURS = ("CLIP", "local")
 LABELS = ("CLIP (default)", "CLIP, margins", "adversarial", "jacobian", "weight", "standard")
 METRICS = ("train", "test", "noise", "pgd", "strong", "lower")
 Spec = dict[str, Any]
@@ -268,9 +274,9 @@ def written(name: str, estimate: dict[str, Any]) -> str:
 
 def curves(rows: list[dict[str, Any]]) -> Figure:
     """Strong against clean accuracy on the test images."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(10, 5), layout="constrained")
     for axes, data in zip(figure.subplots(1, 2), CURVES, strict=True):
-        for label, marker in (("adversarial", "s"), ("CLIP (default)", "^"), ("CLIP, margins", "v"), ("jacobian", "o")):
+        for label, marker in DRAWN.items():
             chosen = sorted(
                 (row for row in rows if (row["data"], row["method"]) == (data, label)), key=lambda row: row["target"]
             )
@@ -282,7 +288,7 @@ def curves(rows: list[dict[str, Any]]) -> Figure:
         axes.set(title=data, xlabel="clean test accuracy, %", ylabel="accuracy under the strong attack, eps 2, %")
         axes.grid(alpha=0.3)
     handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(handles[1]), title="method, cost of a step")
+    figure.legend(*handles, loc="outside lower center", ncols=4, title="method, cost of a step")
     return figure
 
 
@@ -294,9 +300,9 @@ def strong_against_cost(rows: list[dict[str, Any]]) -> Figure:
         for row in (row for row in rows if (row["data"], row["target"]) == (data, target)):
             strong = row["metrics"]["strong"]
             x, y = row["cost"]["time"], 100 * strong["mean"]
-            clip = row["method"].startswith("CLIP")
+            ours = row["method"].startswith(OURS)
             axes.errorbar(
-                x, y, yerr=100 * (strong["ci95"] or 0), marker="^" if clip else "s", capsize=2, color="C0" if clip else "C1"
+                x, y, yerr=100 * (strong["ci95"] or 0), marker="^" if ours else "s", capsize=2, color="C0" if ours else "C1"
             )
             axes.annotate(row["method"].removeprefix("CLIP, "), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
         axes.set(

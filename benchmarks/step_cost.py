@@ -182,15 +182,15 @@ def local(config: TrainConfig) -> Callable[[Setting], Step]:
     return make
 
 
-def adversarial(steps: int = peers.STEPS, share: float = 1.0) -> Callable[[Setting], Step]:
+def adversarial(steps: int = peers.STEPS, share: float = 1.0, long_steps: bool = False) -> Callable[[Setting], Step]:
     """Adversarial training: some steps of L2 PGD on a share of the batch, then a plain step on the attacked samples."""
 
     def make(s: Setting) -> Step:
-        kept = round(share * len(s.x))
+        kept, attack = round(share * len(s.x)), peers.long_step_examples if long_steps else peers.pgd_examples
 
         def step() -> None:
             with evaluating(s.model):
-                attacked = peers.pgd_examples(s.model, s.x[:kept], s.y[:kept], 2.0, steps=steps)
+                attacked = attack(s.model, s.x[:kept], s.y[:kept], 2.0, steps=steps)
             s.descend(cross_entropy(s.model(attacked), s.y[:kept]))
 
         return step
