@@ -21,7 +21,7 @@ import step_cost
 import torch
 import typer
 from joblib import Parallel, delayed
-from matplotlib.figure import Figure
+from robustness_tables import METRICS, curves, markdown, strong_against_cost
 
 from cheaplip import evaluate_robustness, fit
 from cheaplip.bounds.lower import lower_bound
@@ -39,6 +39,8 @@ TUNING_SEED = 100
 CLASSES = 10
 TABLES = {"mnist": (0.95,), "fashion-mnist": (0.85, 0.76)}
 CURVES = {"mnist": (0.93, 0.95, 0.96, 0.97), "fashion-mnist": (0.74, 0.76, 0.80, 0.85)}
+AT = [("mnist", 0.95), ("fashion-mnist", 0.85)]
+"""Where the plot of cost is taken."""
 # activation and learning rate, from the tuning
 BEST = {"adversarial": ("softplus", 0.1), "clip": ("softplus", 0.1), "jacobian": ("relu", 0.1)}
 MARGIN = {"margin": 4.0, "saturation": 0.3}  # the same for both data
@@ -71,12 +73,7 @@ PEERS: dict[str, dict[str, Any]] = {
 steps are those of the local penalty's search."""
 CHEAP = ("local", "adversarial, half, 2 steps", "adversarial, half, 1 step", "adversarial, quarter, 2 steps")
 CHEAP += ("adversarial, quarter, 1 step", "free, m = 4", "adversarial, 1 step")
-DRAWN = {"adversarial": "s", "local": "D", "adversarial, half, 2 steps": "P", "adversarial, half, 1 step": "X"}
-DRAWN |= {"CLIP (default)": "^", "CLIP, margins": "v", "jacobian": "o"}
-"""Curves of the plot, with their markers."""
-OURS = ("CLIP", "local")
 LABELS = ("CLIP (default)", "CLIP, margins", "adversarial", "jacobian", "weight", "standard")
-METRICS = ("train", "test", "noise", "pgd", "strong", "lower")
 Spec = dict[str, Any]
 
 
@@ -242,74 +239,11 @@ def table(out: Path = OUT) -> None:
         )
     record = {"schema": 1, "rows": rows, "provenance": provenance(torch.device("cpu"))}
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n")
-    (out / "table.md").write_text(markdown(rows))
-    for name, figure in (("curves", curves(rows)), ("cost", strong_against_cost(rows))):
+    (out / "table.md").write_text(markdown(rows, CURVES))
+    for name, figure in (("curves", curves(rows, CURVES)), ("cost", strong_against_cost(rows, AT))):
         figure.savefig(out / f"{name}.svg")
         figure.savefig(out / f"{name}.png", dpi=110)
-    print(markdown(rows))
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for data, targets in CURVES.items():
-        for target in targets:
-            lines += [
-                f"### {data}, target {target:.0%}",
-                "",
-                "| method | n | cost | arithmetic | " + " | ".join(METRICS) + " |",
-            ]
-            lines.append("|---" * (4 + len(METRICS)) + "|")
-            for row in (row for row in rows if (row["data"], row["target"]) == (data, target)):
-                cells = [row["method"], str(row["n"]), f"{row['cost']['time']:.2f}", f"{row['cost']['arithmetic']:.2f}"]
-                lines.append("| " + " | ".join([*cells, *(written(name, row["metrics"][name]) for name in METRICS)]) + " |")
-            lines.append("")
-    return "\n".join(lines)
-
-
-def written(name: str, estimate: dict[str, Any]) -> str:
-    scale, digits = (1, 2) if name == "lower" else (100, 1)
-    text = f"{scale * estimate['mean']:.{digits}f}"
-    return text if estimate["ci95"] is None else f"{text} ± {scale * estimate['ci95']:.{digits}f}"
-
-
-def curves(rows: list[dict[str, Any]]) -> Figure:
-    """Strong against clean accuracy on the test images."""
-    figure = Figure(figsize=(10, 5), layout="constrained")
-    for axes, data in zip(figure.subplots(1, 2), CURVES, strict=True):
-        for label, marker in DRAWN.items():
-            chosen = sorted(
-                (row for row in rows if (row["data"], row["method"]) == (data, label)), key=lambda row: row["target"]
-            )
-            x, y = ([row["metrics"][name] for row in chosen] for name in ("test", "strong"))
-            points = [[100 * e["mean"] for e in estimates] for estimates in (x, y)]
-            bars = [[100 * (e["ci95"] or 0) for e in estimates] for estimates in (x, y)]
-            cost = f"{chosen[0]['cost']['time']:.1f}x" if chosen else ""
-            axes.errorbar(*points, xerr=bars[0], yerr=bars[1], marker=marker, capsize=2, label=f"{label}, {cost}")
-        axes.set(title=data, xlabel="clean test accuracy, %", ylabel="accuracy under the strong attack, eps 2, %")
-        axes.grid(alpha=0.3)
-    handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=4, title="method, cost of a step")
-    return figure
-
-
-def strong_against_cost(rows: list[dict[str, Any]]) -> Figure:
-    """Strong accuracy against the cost of a step, at the targets of the table."""
-    settings = [(data, targets[0]) for data, targets in TABLES.items()]
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    for axes, (data, target) in zip(figure.subplots(1, 2), settings, strict=True):
-        for row in (row for row in rows if (row["data"], row["target"]) == (data, target)):
-            strong = row["metrics"]["strong"]
-            x, y = row["cost"]["time"], 100 * strong["mean"]
-            ours = row["method"].startswith(OURS)
-            axes.errorbar(
-                x, y, yerr=100 * (strong["ci95"] or 0), marker="^" if ours else "s", capsize=2, color="C0" if ours else "C1"
-            )
-            axes.annotate(row["method"].removeprefix("CLIP, "), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axes.set(
-            title=f"{data}, target {target:.0%}", xlabel="time of a step, plain = 1", ylabel="strong accuracy, %", xscale="log"
-        )
-        axes.grid(alpha=0.3)
-    return figure
+    print(markdown(rows, CURVES))
 
 
 if __name__ == "__main__":
