@@ -22,7 +22,7 @@ class PenaltyTerm:
     so that the penalty costs at most its `first_share` of the loss of a constant network (see `DiscrepancyPrinciple.cap`).
 
     Args:
-        penalty: such as a `LipschitzRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
+        penalty: such as a `LipschitzRegularizer`, a `LocalRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
         scheduler: a `DiscrepancyPrinciple`, or a `ConstantWeight`.
 
     Example:

@@ -17,7 +17,7 @@ class TrainConfig(PairOptions, LocalOptions):
 
     method: Literal["standard", "weight", "clip", "local"] = "clip"
     """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2); local:
-    the worst rise of the loss in a ball round each sample, against attacks."""
+    the worst rise of the loss in a ball round each sample, against attacks (see `LocalRegularizer`); it needs tensors."""
     target: FiniteFloat | None = Field(0.95, gt=0)
     """Training accuracy in (0, 1), or loss for regression, that the weight is steered to."""
     lipschitz: FiniteFloat | None = Field(None, gt=0)
