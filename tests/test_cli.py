@@ -165,7 +165,7 @@ BAD_TRAINING = {
     "target nan": (["--target", "nan"], "a valid target; got nan"),
     "target and weight": (["--target", "0.9", "--weight", "1"], "one of them"),
     "weight": (["--weight", "-1"], "a valid weight"),
-    "method": (["--method", "clipp"], "'standard', 'weight' or 'clip'"),
+    "method": (["--method", "clipp"], "'standard', 'weight', 'clip' or 'local'"),
     "preset": (["--preset", "ours"], "preset to be one of default, paper"),
     "optimizer": (["--optimizer", "SDG"], "Did you mean 'SGD'"),
     "schedule": (["--schedule", "step"], "'cosine' or 'constant'"),
