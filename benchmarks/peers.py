@@ -1,22 +1,27 @@
-"""What CLIP is compared with: PGD adversarial training and a Jacobian penalty, as losses and as complete trainings.
+"""What CLIP and the local penalty are compared with: adversarial training, free, TRADES, and a Jacobian penalty.
 
-Both trainings see the same samples in the same order as `cheaplip.fit`, with its optimizer and schedule.
+As losses and as complete trainings. All trainings see the same samples in the same order as `cheaplip.fit`, with its optimizer
+and schedule.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, kl_div
 
 from cheaplip import DiscrepancyPrinciple
 from cheaplip.data import Dataset
 from cheaplip.models import mlp
 from cheaplip.norms import per_sample, sample_norm, sample_unit
+from cheaplip.regularization.local import random_points, worst_in_ball
 from cheaplip.regularization.margin_loss import margin_cross_entropy
 from cheaplip.robustness.accuracy import accuracy
+from cheaplip.robustness.attacks import log_odds
 from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
 from cheaplip.training.loop import margin_ramp
@@ -24,19 +29,51 @@ from cheaplip.training.methods import make_optimizer
 from cheaplip.training.schedule import make_lr_schedule
 
 STEPS = 7
+INITIAL = {"trades": 0.3, "jacobian": 0.01}
+"""Where the weight starts."""
+RADIUS = 2.0
+"""Of TRADES; the others' radius is what is steered."""
+Rise = Callable[[Tensor, Tensor], Tensor]
 
 
-def pgd_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float) -> Tensor:
-    """From a random start, `STEPS` normalised-gradient steps of 2.5 eps / STEPS up the loss, in the L2 ball and in [0, 1]."""
+def summed_loss(logits: Tensor, y: Tensor) -> Tensor:
+    return cross_entropy(logits, y, reduction="sum")
+
+
+def pgd_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int = STEPS, rise: Rise = summed_loss) -> Tensor:
+    """From a random start, normalised-gradient steps of 2.5 eps / steps up the loss, in the L2 ball and in [0, 1]."""
     radius = eps * torch.rand(len(x), *[1] * (x.dim() - 1)).to(x)
     adversarial = (x + radius * sample_unit(torch.randn_like(x))).clamp(0, 1)
-    for _ in range(STEPS):
+    for _ in range(steps):
         adversarial = adversarial.detach().requires_grad_()
-        (gradient,) = torch.autograd.grad(cross_entropy(model(adversarial), y, reduction="sum"), adversarial)
-        offset = adversarial.detach() + 2.5 * eps / STEPS * sample_unit(gradient) - x
-        length = per_sample(sample_norm(offset).clamp(min=1e-12), offset)
-        adversarial = (x + offset * (eps / length).clamp(max=1)).clamp(0, 1)
+        (gradient,) = torch.autograd.grad(rise(model(adversarial), y), adversarial)
+        offset = adversarial.detach() + 2.5 * eps / steps * sample_unit(gradient) - x
+        adversarial = (x + in_ball(offset, eps)).clamp(0, 1)
     return adversarial.detach()
+
+
+def long_step_examples(model: nn.Module, x: Tensor, y: Tensor, eps: float, *, steps: int) -> Tensor:
+    """The search of the local penalty, for adversarial training."""
+    start = random_points(x, eps, 2.0, (0.0, 1.0), torch.Generator().manual_seed(int(torch.randint(2**31, ()))))
+    rise = partial(log_odds, y=y)
+    return worst_in_ball(model, x, start, rise, radius=eps, norm=2.0, steps=steps, domain=(0.0, 1.0)).detach()
+
+
+def in_ball(offset: Tensor, eps: float) -> Tensor:
+    length = per_sample(sample_norm(offset).clamp(min=1e-12), offset)
+    return offset * (eps / length).clamp(max=1)
+
+
+def divergence(logits: Tensor, clean: Tensor) -> Tensor:
+    """KL(softmax(clean) | softmax(logits)), summed."""
+    return kl_div(logits.log_softmax(1), clean.log_softmax(1), reduction="sum", log_target=True)
+
+
+def trades_loss(model: nn.Module, x: Tensor, y: Tensor, weight: float, *, steps: int = STEPS) -> Tensor:
+    """Zhang et al. 2019: the clean loss plus weight times the worst divergence in the ball of `RADIUS`."""
+    outputs = model(x)
+    adversarial = pgd_examples(model, x, outputs.detach(), RADIUS, steps=steps, rise=divergence)
+    return cross_entropy(outputs, y) + weight * divergence(model(adversarial), outputs) / len(x)
 
 
 def jacobian_penalty(outputs: Tensor, x: Tensor) -> Tensor:
@@ -45,8 +82,29 @@ def jacobian_penalty(outputs: Tensor, x: Tensor) -> Tensor:
     return row.square().sum() / len(x)
 
 
-def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tuple[nn.Module, float]:
-    """Train an MLP by `adversarial` or `jacobian`; eps or the weight is steered to the target of the clean accuracy.
+def train(
+    kind: str,
+    data: Dataset,
+    config: TrainConfig,
+    activation: str,
+    *,
+    steps: int = STEPS,
+    share: float = 1.0,
+    replays: int = 1,
+    long_steps: bool = False,
+) -> tuple[nn.Module, float]:
+    """Train an MLP by a peer; eps or the weight is steered to the target of the clean accuracy.
+
+    Args:
+        kind: `adversarial` and `free`, whose eps is steered, or `trades` and `jacobian`, whose weight is.
+        data: images in [0, 1].
+        config: optimizer, schedule, target and seed.
+        activation: of the network.
+        steps: of the attack.
+        share: of each batch that is trained on; the rest is left out.
+        long_steps: attack by the local penalty's search, for `adversarial`.
+        replays: steps on the same batch, for `free` (Shafahi et al. 2019), each with one backward pass for the parameters and
+            the attack; an epoch has as many steps, of so many fewer batches.
 
     Returns:
         The network and where eps or the weight ended.
@@ -59,28 +117,40 @@ def train(kind: str, data: Dataset, config: TrainConfig, activation: str) -> tup
     lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, len(batches)))
     if config.weight is not None:
         scheduler = None
-    elif kind == "adversarial":
+    elif kind in ("adversarial", "free"):
         scheduler = DiscrepancyPrinciple(config.target, initial=1.0, warmup=1, gain=5, damping=0, largest_step=0.3)
     else:
-        scheduler = DiscrepancyPrinciple(config.target, initial=config.initial_weight)
+        scheduler = DiscrepancyPrinciple(config.target, initial=INITIAL[kind])
+    attack = long_step_examples if long_steps else pgd_examples
+    kept = round(share * config.batch_size)
     history: list[dict[str, float]] = []
     for epoch in range(1, config.epochs + 1):
         weight = config.weight if scheduler is None else scheduler.weight
         ramp = margin_ramp(history, config.epochs) if weight else 0.0
         loss_of = partial(margin_cross_entropy, margin=ramp * config.margin, saturation=ramp * config.saturation)
         history.append({"weight": weight})
-        for x, y in batches.epoch(epoch):
-            if kind == "adversarial":
-                loss = loss_of(model(pgd_examples(model, x, y, weight) if weight else x), y)
-            elif weight:
-                outputs = model(x.requires_grad_())
-                loss = loss_of(outputs, y) + weight * jacobian_penalty(outputs, x)
-            else:
-                loss = loss_of(model(x), y)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            lr_schedule.step()
+        for x, y in islice(batches.epoch(epoch), len(batches) // replays):
+            x, y, offset = x[:kept], y[:kept], torch.zeros_like(x[:kept])
+            for _ in range(replays):
+                points = x
+                if not weight:
+                    loss = loss_of(model(x), y)
+                elif kind == "adversarial":
+                    loss = loss_of(model(attack(model, x, y, weight, steps=steps)), y)
+                elif kind == "free":
+                    points = (x + offset).clamp(0, 1).requires_grad_()
+                    loss = loss_of(model(points), y)
+                elif kind == "trades":
+                    loss = trades_loss(model, x, y, weight, steps=steps)
+                else:
+                    outputs = model(x.requires_grad_())
+                    loss = loss_of(outputs, y) + weight * jacobian_penalty(outputs, x)
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                lr_schedule.step()
+                if points.grad is not None and kind == "free":
+                    offset = in_ball(offset + weight * sample_unit(points.grad), weight)
         if scheduler is not None:
             scheduler.step(accuracy(model, data.train_x[parts.fit], data.train_y[parts.fit]))
     return model.eval(), weight

@@ -1,6 +1,7 @@
-"""Robustness at equal clean accuracy, and what it costs: CLIP and its variants beside their peers (MLP 784-64-64-10).
+"""Robustness at equal clean accuracy, and what it costs: CLIP, the local penalty and their peers (MLP 784-64-64-10).
 
     python benchmarks/robustness_per_cost.py tune      one seed, scored on held-out training images; chooses the settings
+    python benchmarks/robustness_per_cost.py cheap     the local penalty and the cheap peers, scored on the test images
     python benchmarks/robustness_per_cost.py run       the runs of table and curves, all seeds, scored on the test images
     python benchmarks/robustness_per_cost.py table     costs, table and plots from the runs
 
@@ -11,6 +12,7 @@ target by its own weight (adversarial training by its eps). The tuning has a see
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +21,7 @@ import step_cost
 import torch
 import typer
 from joblib import Parallel, delayed
-from matplotlib.figure import Figure
+from robustness_tables import METRICS, curves, markdown, strong_against_cost
 
 from cheaplip import evaluate_robustness, fit
 from cheaplip.bounds.lower import lower_bound
@@ -37,6 +39,8 @@ TUNING_SEED = 100
 CLASSES = 10
 TABLES = {"mnist": (0.95,), "fashion-mnist": (0.85, 0.76)}
 CURVES = {"mnist": (0.93, 0.95, 0.96, 0.97), "fashion-mnist": (0.74, 0.76, 0.80, 0.85)}
+AT = [("mnist", 0.95), ("fashion-mnist", 0.85)]
+"""Where the plot of cost is taken."""
 # activation and learning rate, from the tuning
 BEST = {"adversarial": ("softplus", 0.1), "clip": ("softplus", 0.1), "jacobian": ("relu", 0.1)}
 MARGIN = {"margin": 4.0, "saturation": 0.3}  # the same for both data
@@ -53,8 +57,23 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "CLIP, every 4th": {"interval": 4},
     "CLIP, all pairs in turn": {"pool": 6000},
 }
+PEERS: dict[str, dict[str, Any]] = {
+    "adversarial, 3 steps": {"steps": 3},
+    "adversarial, 2 steps": {"steps": 2},
+    "adversarial, 1 step": {"steps": 1},
+    "adversarial, half, 2 steps": {"steps": 2, "share": 0.5},
+    "adversarial, half, 2 long steps": {"steps": 2, "share": 0.5, "long_steps": True},
+    "adversarial, half, 1 step": {"steps": 1, "share": 0.5},
+    "adversarial, quarter, 2 steps": {"steps": 2, "share": 0.25},
+    "adversarial, quarter, 1 step": {"steps": 1, "share": 0.25},
+    "free, m = 4": {"replays": 4},
+    "TRADES": {},
+}
+"""Beside `adversarial` (7 steps on the whole batch): fewer steps, a share of each batch, free, and TRADES with 7 steps. Long
+steps are those of the local penalty's search."""
+CHEAP = ("local", "adversarial, half, 2 steps", "adversarial, half, 1 step", "adversarial, quarter, 2 steps")
+CHEAP += ("adversarial, quarter, 1 step", "free, m = 4", "adversarial, 1 step")
 LABELS = ("CLIP (default)", "CLIP, margins", "adversarial", "jacobian", "weight", "standard")
-METRICS = ("train", "test", "noise", "pgd", "strong", "lower")
 Spec = dict[str, Any]
 
 
@@ -69,9 +88,11 @@ def one(spec: Spec, out: Path) -> None:
     kind = spec["method"]
     activation = spec.get("activation", "softplus")
     record: dict[str, Any] = {}
-    if kind in ("adversarial", "jacobian"):
+    if kind in ("adversarial", "free", "trades", "jacobian"):
         config = configure(**options)
-        model, weight = peers.train(kind, data, config, activation)
+        started = time.perf_counter()
+        model, weight = peers.train(kind, data, config, activation, **spec.get("peer", {}))
+        record |= {"seconds": time.perf_counter() - started}
     else:
         torch.manual_seed(spec["seed"])
         trained = fit(mlp(data.train_x.shape[1:], CLASSES, activation=activation), data, method=kind, **options)
@@ -136,10 +157,32 @@ def run(jobs: Jobs = 2, out: Path = OUT) -> None:
     carry_out([*tables(), *curve_points(), *variants()], out / "runs.jsonl", jobs)
 
 
+@app.command()
+def cheap(
+    jobs: Jobs = 2,
+    out: Path = OUT,
+    data: Annotated[str, typer.Option(help="mnist or fashion-mnist.")] = "mnist",
+    targets: Annotated[str, typer.Option(help="Such as 0.95,0.96; by default all of the curve.")] = "",
+    seeds: Annotated[int, typer.Option(help="How many of the five.")] = 5,
+    labels: Annotated[
+        str, typer.Option(help="Methods, separated by semicolons; by default the local penalty and the cheap.")
+    ] = "",
+) -> None:
+    """The local penalty and the cheap peers, seed by seed."""
+    goals = [float(target) for target in targets.split(",")] if targets else CURVES[data]
+    chosen = labels.split(";") if labels else CHEAP
+    specs = [spec_of(label, data, target, seed) for seed in SEEDS[:seeds] for target in goals for label in chosen]
+    carry_out(specs, out / "runs.jsonl", jobs)
+
+
 def spec_of(label: str, data: str, target: float, seed: int) -> Spec:
     at = {"label": label, "data": data, "target": target, "seed": seed}
     if label in VARIANTS:
         return {**at, "method": "clip", "options": VARIANTS[label]}
+    if label in PEERS:
+        activation, lr = BEST["adversarial"]
+        method = label.partition(",")[0].lower()
+        return {**at, "method": method, "activation": activation, "options": {"lr": lr}, "peer": PEERS[label]}
     if label in BEST:
         activation, lr = BEST[label]
         return {**at, "method": label, "activation": activation, "options": {"lr": lr}}
@@ -166,9 +209,13 @@ def costs(rounds: int = 15) -> dict[str, dict[str, float]]:
     methods = {
         "plain": step_cost.plain,
         "weight": step_cost.weight,
-        "adversarial": step_cost.adversarial,
+        "adversarial": step_cost.adversarial(),
         "jacobian": step_cost.jacobian,
+        "local": step_cost.local(configure(method="local")),
+        "free, m = 4": step_cost.free,
+        "TRADES": step_cost.trades,
     }
+    methods |= {label: step_cost.adversarial(**peer) for label, peer in PEERS.items() if label.startswith("adversarial")}
     methods |= {label: step_cost.clip(configure(**options)) for label, options in VARIANTS.items()}
     make, shape = step_cost.NETWORKS["mlp 784-64-64-10"]
     return step_cost.measure(make, shape, methods, 128, torch.device("cpu"), rounds, 4)
@@ -192,74 +239,11 @@ def table(out: Path = OUT) -> None:
         )
     record = {"schema": 1, "rows": rows, "provenance": provenance(torch.device("cpu"))}
     (out / "table.json").write_text(json.dumps(record, indent=2) + "\n")
-    (out / "table.md").write_text(markdown(rows))
-    for name, figure in (("curves", curves(rows)), ("cost", strong_against_cost(rows))):
+    (out / "table.md").write_text(markdown(rows, CURVES))
+    for name, figure in (("curves", curves(rows, CURVES)), ("cost", strong_against_cost(rows, AT))):
         figure.savefig(out / f"{name}.svg")
         figure.savefig(out / f"{name}.png", dpi=110)
-    print(markdown(rows))
-
-
-def markdown(rows: list[dict[str, Any]]) -> str:
-    lines = []
-    for data, targets in CURVES.items():
-        for target in targets:
-            lines += [
-                f"### {data}, target {target:.0%}",
-                "",
-                "| method | n | cost | arithmetic | " + " | ".join(METRICS) + " |",
-            ]
-            lines.append("|---" * (4 + len(METRICS)) + "|")
-            for row in (row for row in rows if (row["data"], row["target"]) == (data, target)):
-                cells = [row["method"], str(row["n"]), f"{row['cost']['time']:.2f}", f"{row['cost']['arithmetic']:.2f}"]
-                lines.append("| " + " | ".join([*cells, *(written(name, row["metrics"][name]) for name in METRICS)]) + " |")
-            lines.append("")
-    return "\n".join(lines)
-
-
-def written(name: str, estimate: dict[str, Any]) -> str:
-    scale, digits = (1, 2) if name == "lower" else (100, 1)
-    text = f"{scale * estimate['mean']:.{digits}f}"
-    return text if estimate["ci95"] is None else f"{text} ± {scale * estimate['ci95']:.{digits}f}"
-
-
-def curves(rows: list[dict[str, Any]]) -> Figure:
-    """Strong against clean accuracy on the test images."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    for axes, data in zip(figure.subplots(1, 2), CURVES, strict=True):
-        for label, marker in (("adversarial", "s"), ("CLIP (default)", "^"), ("CLIP, margins", "v"), ("jacobian", "o")):
-            chosen = sorted(
-                (row for row in rows if (row["data"], row["method"]) == (data, label)), key=lambda row: row["target"]
-            )
-            x, y = ([row["metrics"][name] for row in chosen] for name in ("test", "strong"))
-            points = [[100 * e["mean"] for e in estimates] for estimates in (x, y)]
-            bars = [[100 * (e["ci95"] or 0) for e in estimates] for estimates in (x, y)]
-            cost = f"{chosen[0]['cost']['time']:.1f}x" if chosen else ""
-            axes.errorbar(*points, xerr=bars[0], yerr=bars[1], marker=marker, capsize=2, label=f"{label}, {cost}")
-        axes.set(title=data, xlabel="clean test accuracy, %", ylabel="accuracy under the strong attack, eps 2, %")
-        axes.grid(alpha=0.3)
-    handles = axes.get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(handles[1]), title="method, cost of a step")
-    return figure
-
-
-def strong_against_cost(rows: list[dict[str, Any]]) -> Figure:
-    """Strong accuracy against the cost of a step, at the targets of the table."""
-    settings = [(data, targets[0]) for data, targets in TABLES.items()]
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    for axes, (data, target) in zip(figure.subplots(1, 2), settings, strict=True):
-        for row in (row for row in rows if (row["data"], row["target"]) == (data, target)):
-            strong = row["metrics"]["strong"]
-            x, y = row["cost"]["time"], 100 * strong["mean"]
-            clip = row["method"].startswith("CLIP")
-            axes.errorbar(
-                x, y, yerr=100 * (strong["ci95"] or 0), marker="^" if clip else "s", capsize=2, color="C0" if clip else "C1"
-            )
-            axes.annotate(row["method"].removeprefix("CLIP, "), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
-        axes.set(
-            title=f"{data}, target {target:.0%}", xlabel="time of a step, plain = 1", ylabel="strong accuracy, %", xscale="log"
-        )
-        axes.grid(alpha=0.3)
-    return figure
+    print(markdown(rows, CURVES))
 
 
 if __name__ == "__main__":

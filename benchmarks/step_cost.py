@@ -29,15 +29,15 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cheaplip import LipschitzRegularizer, perturbed_pairs
+from cheaplip import LipschitzRegularizer, LocalRegularizer, perturbed_pairs
 from cheaplip.inference import evaluating
 from cheaplip.models import cnn, mlp
-from cheaplip.norms import per_sample
+from cheaplip.norms import per_sample, sample_unit
 from cheaplip.pairs.quotient import difference_quotient
 from cheaplip.provenance import provenance
 from cheaplip.regularization.certificate import with_certificate
 from cheaplip.regularization.margin_loss import margin_cross_entropy
-from cheaplip.regularization.options import PairOptions
+from cheaplip.regularization.options import LocalOptions, PairOptions
 from cheaplip.regularization.scheduler import ConstantWeight
 from cheaplip.regularization.term import PenaltyTerm
 from cheaplip.regularization.weight_norm import weight_norm
@@ -164,15 +164,55 @@ def authors(s: Setting) -> Step:
     return step
 
 
-def adversarial(s: Setting) -> Step:
-    """Adversarial training: 7 steps of L2 PGD, then a plain step on the attacked batch."""
+def local(config: TrainConfig) -> Callable[[Setting], Step]:
+    """The local penalty, on samples of its own."""
+
+    def make(s: Setting) -> Step:
+        samples = s.held_out, torch.randint(CLASSES, (len(s.held_out),))
+        options = config.model_dump(include=set(LocalOptions.model_fields))
+        term = PenaltyTerm(LocalRegularizer(s.model, samples, domain=(0, 1), **options), ConstantWeight(WEIGHT))
+
+        def step() -> None:
+            outputs = s.model(s.x)
+            s.descend(cross_entropy(outputs, s.y) + term(outputs, s.y))
+            term.step()
+
+        return step
+
+    return make
+
+
+def adversarial(steps: int = peers.STEPS, share: float = 1.0, long_steps: bool = False) -> Callable[[Setting], Step]:
+    """Adversarial training: some steps of L2 PGD on a share of the batch, then a plain step on the attacked samples."""
+
+    def make(s: Setting) -> Step:
+        kept, attack = round(share * len(s.x)), peers.long_step_examples if long_steps else peers.pgd_examples
+
+        def step() -> None:
+            with evaluating(s.model):
+                attacked = attack(s.model, s.x[:kept], s.y[:kept], 2.0, steps=steps)
+            s.descend(cross_entropy(s.model(attacked), s.y[:kept]))
+
+        return step
+
+    return make
+
+
+def free(s: Setting) -> Step:
+    """One replay of free adversarial training: one backward pass for the parameters and the attack."""
+    offset = torch.zeros_like(s.x)
 
     def step() -> None:
-        with evaluating(s.model):
-            attacked = peers.pgd_examples(s.model, s.x, s.y, eps=2.0)
-        s.descend(cross_entropy(s.model(attacked), s.y))
+        nonlocal offset
+        points = (s.x + offset).clamp(0, 1).requires_grad_()
+        s.descend(cross_entropy(s.model(points), s.y))
+        offset = peers.in_ball(offset + 2.0 * sample_unit(points.grad), 2.0)
 
     return step
+
+
+def trades(s: Setting) -> Step:
+    return lambda: s.descend(peers.trades_loss(s.model, s.x, s.y, WEIGHT))
 
 
 def weight(s: Setting) -> Step:
@@ -194,10 +234,11 @@ def jacobian(s: Setting) -> Step:
 METHODS: dict[str, Callable[[Setting], Step]] = {
     "plain": plain,
     "CLIP (default)": clip(configure()),
+    "local": local(configure(method="local")),
     "CLIP, every step": clip(configure(interval=1)),
     "CLIP (paper preset)": clip(configure("paper")),
     "authors' arithmetic": authors,
-    "PGD-7 adversarial": adversarial,
+    "PGD-7 adversarial": adversarial(),
     "Jacobian, 1 projection": jacobian,
 }
 COSTLY = {"CLIP, every step", "CLIP (paper preset)", "authors' arithmetic", "PGD-7 adversarial", "Jacobian, 1 projection"}

@@ -77,6 +77,15 @@ def test_options_win_over_the_file(call, tmp_path):
 
 
 @pytest.mark.usefixtures("quick_bounds")
+def test_the_local_penalty_has_a_radius(call, tmp_path):
+    (tmp_path / "c.json").write_text(json.dumps(SETTINGS))
+    code, out, _ = call(*TRAIN, "--config", "c.json", "--out", "run", "--method", "local", "--radius", 0.5)
+    assert code == 0
+    assert json.loads(out)["method"] == "local"
+    assert json.loads((tmp_path / "run/config.json").read_text())["training"]["radius"] == 0.5
+
+
+@pytest.mark.usefixtures("quick_bounds")
 def test_resume_without_options_or_with_the_same(call, finished, tmp_path):
     shutil.copytree(finished, tmp_path / "run")
     before = json.loads((tmp_path / "run/result.json").read_text())
@@ -156,7 +165,7 @@ BAD_TRAINING = {
     "target nan": (["--target", "nan"], "a valid target; got nan"),
     "target and weight": (["--target", "0.9", "--weight", "1"], "one of them"),
     "weight": (["--weight", "-1"], "a valid weight"),
-    "method": (["--method", "clipp"], "'standard', 'weight' or 'clip'"),
+    "method": (["--method", "clipp"], "'standard', 'weight', 'clip' or 'local'"),
     "preset": (["--preset", "ours"], "preset to be one of default, paper"),
     "optimizer": (["--optimizer", "SDG"], "Did you mean 'SGD'"),
     "schedule": (["--schedule", "step"], "'cosine' or 'constant'"),

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import DataLoader, TensorDataset
 
 import cheaplip.lightning  # without lightning, too
-from cheaplip import DiscrepancyPrinciple, perturbed_pairs
+from cheaplip import DiscrepancyPrinciple, LocalRegularizer, perturbed_pairs
 from cheaplip.errors import InputError
 from cheaplip.lightning import LipschitzMixin
 from cheaplip.regularization.scheduler import ConstantWeight
@@ -64,6 +64,19 @@ def train(module, epochs, *, data=None, validation=None, ckpt_path=None, **setti
     trainer = lightning.Trainer(**{**quiet, "max_epochs": epochs, "num_sanity_val_steps": 0, **settings})
     trainer.fit(module, samples() if data is None else data, validation, ckpt_path=ckpt_path, weights_only=True)
     return trainer
+
+
+def test_a_penalty_in_place_of_the_pairs():
+    module = Classifier(ConstantWeight(1.0))
+    penalty = LocalRegularizer(module.network, digits(), radius=0.5, attack_interval=2)
+    module.configure_lipschitz(module.network, penalty, ConstantWeight(1.0))
+    logged = train(module, 2).logged_metrics
+    assert penalty.calls == 2 * len(samples())
+    assert penalty.latest > 0
+    assert "lipschitz_weight" in logged
+    assert "lipschitz_lower_bound" not in logged
+    with pytest.raises(InputError, match="pairs for these options"):
+        module.configure_lipschitz(module.network, penalty, ConstantWeight(1.0), active=8)
 
 
 def test_the_accuracy_steers_the_weight():
@@ -187,7 +200,7 @@ def test_an_optimizer_with_a_closure_may_ask_twice_in_one_batch():
     module = Classifier(ConstantWeight(0.1))
     module.configure_optimizers = lambda: torch.optim.LBFGS(module.parameters(), lr=0.1, max_iter=2)
     train(module, 1)
-    assert module.lipschitz_term.penalty.state.calls == len(samples())
+    assert module.lipschitz_term.penalty.calls == len(samples())
 
 
 WORKER = """

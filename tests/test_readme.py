@@ -79,7 +79,7 @@ def test_the_loop_is_that_of_fit_to_the_last_bit():
     assert 0 < weighted <= 27  # not in the warm-up
     assert same_weights(names["model"], done.model)
     assert names["term"].scheduler.excess == done.history[-1]["train_accuracy"] - 0.5
-    assert names["regularizer"].state.calls == weighted * len(names["loader"].batches)
+    assert names["regularizer"].calls == weighted * len(names["loader"].batches)
 
 
 def test_without_the_added_lines_it_is_plain_training():

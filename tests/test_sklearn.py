@@ -135,6 +135,7 @@ def test_options_are_the_settings_of_fit():
     assert plain.result_["method"] == "standard"
     assert plain.result_["target"] is None
     assert quick(weight=0.5).fit(x, y).result_["weight"] == 0.5
+    assert quick(options={"method": "local", "radius": 0.1}).fit(x, y).result_["method"] == "local"
 
 
 def test_options_override_what_the_estimator_chooses_itself():

@@ -7,6 +7,7 @@ from .pairs.quotient import difference_quotient
 from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
 from .regularization.certificate import CertificateRegularizer
 from .regularization.discrepancy import DiscrepancyPrinciple
+from .regularization.local import LocalRegularizer
 from .regularization.margin_loss import margin_cross_entropy
 from .regularization.penalty import PenaltySum
 from .regularization.regularizer import LipschitzRegularizer
@@ -24,6 +25,7 @@ __all__ = [
     "DiscrepancyPrinciple",
     "LipschitzBracket",
     "LipschitzRegularizer",
+    "LocalRegularizer",
     "PairSet",
     "PenaltySum",
     "PenaltyTerm",

@@ -119,6 +119,7 @@ def train(
     margin: Annotated[float | None, _field(TrainConfig, "margin")] = None,
     saturation: Annotated[float | None, _field(TrainConfig, "saturation")] = None,
     ascent: Annotated[str | None, _field(TrainConfig, "ascent")] = None,
+    radius: Annotated[float | None, _field(TrainConfig, "radius")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file with any settings, by name; options win over it.")] = None,
     model: Annotated[str | None, _field(ModelConfig, "name")] = None,
     hidden: Annotated[Any, _field(ModelConfig, "hidden", parser=_widths, metavar="WIDTHS")] = None,

@@ -10,6 +10,7 @@ from .errors import InputError
 from .inference import Model
 from .pairs.sets import PairSet
 from .regularization.certificate import with_certificate
+from .regularization.penalty import Penalty
 from .regularization.regularizer import LipschitzRegularizer
 from .regularization.scheduler import WeightScheduler
 from .regularization.term import PenaltyTerm
@@ -53,13 +54,19 @@ class LipschitzMixin:
     log_dict: Any
 
     def configure_lipschitz(
-        self, model: Model, pairs: PairSet, scheduler: WeightScheduler, *, certify: float = 0.0, **regularizer_options: Any
+        self,
+        model: Model,
+        pairs: PairSet | Penalty,
+        scheduler: WeightScheduler,
+        *,
+        certify: float = 0.0,
+        **regularizer_options: Any,
     ) -> None:
         """Say what is regularised; once, in `__init__`, after `super().__init__()`.
 
         Args:
             model: f, the network: a submodule, or `self` if `forward` is f.
-            pairs: X_Lip.
+            pairs: X_Lip, or a penalty on the same network in its place, such as a `LocalRegularizer`.
             scheduler: a `DiscrepancyPrinciple` with a target accuracy for class labels, with `quantity="loss"` and a mean
                 squared error for real values, or a `ConstantWeight`.
             certify: share of the certified upper bound's square in the penalty.
@@ -68,9 +75,13 @@ class LipschitzMixin:
         Raises:
             InputError: what `LipschitzRegularizer` and `with_certificate` refuse.
         """
-        options = {"hold": not certify} | regularizer_options
-        penalty = with_certificate(LipschitzRegularizer(model, pairs, **options), certify)
-        self.lipschitz_term = PenaltyTerm(penalty, scheduler)
+        if isinstance(pairs, PairSet):
+            options = {"hold": not certify} | regularizer_options
+            pairs = with_certificate(LipschitzRegularizer(model, pairs, **options), certify)
+        elif certify or regularizer_options:
+            got = f"{type(pairs).__name__} and certify {certify}, {regularizer_options}"
+            raise InputError("pairs for these options", got, "Give them to the penalty, or add penalties with PenaltySum.")
+        self.lipschitz_term = PenaltyTerm(pairs, scheduler)
         self._lipschitz_batch: tuple[int, int] | None = None  # the one whose penalty was given and whose end is to come
 
     def lipschitz_penalty(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -101,7 +112,7 @@ class LipschitzMixin:
         self.lipschitz_term.step()
         if self.trainer.is_last_batch:  # not on_train_epoch_end: a checkpoint after validation comes before that
             metrics = self.lipschitz_term.metrics()
-            known = {f"lipschitz_{name}": metrics[name] for name in ("weight", "lower_bound")}
+            known = {f"lipschitz_{name}": metrics[name] for name in ("weight", "lower_bound") if metrics[name] is not None}
             self.log_dict(known, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
             self.lipschitz_term.update_weight()
 

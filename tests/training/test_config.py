@@ -33,7 +33,7 @@ def test_a_wish_replaces_the_one_before():
 
 BAD = {
     "unknown": ({"epoch": 3}, "a setting to be one of active, .*got 'epoch'. Did you mean 'epochs'"),
-    "method": ({"method": "clipp"}, "a valid method; got 'clipp'.*'standard', 'weight' or 'clip'"),
+    "method": ({"method": "clipp"}, "a valid method; got 'clipp'.*'standard', 'weight', 'clip' or 'local'"),
     "target 0": ({"target": 0.0}, "a valid target; got 0.0"),
     "target nan": ({"target": float("nan")}, "a valid target; got nan"),
     "both": ({"target": 0.9, "weight": 1.0}, "one of them; got tolerance None, target 0.9, lipschitz None, weight 1.0"),

@@ -28,6 +28,7 @@ CASES = {
     "standard": (dense, digits, {"method": "standard"}),
     "weight": (dense, digits, {"method": "weight"}),
     "clip": (dense, digits, {"method": "clip"}),
+    "local": (regularised, digits, {"method": "local", "radius": 0.5, "attacked": 100, "attack_interval": 5}),
     "many penalties": (dense, digits, {"interval": 1, "active": 5, "target": 0.15}),  # in the midst of a later round of pairs
     "clip as in the paper": (dense, digits, {"rule": "additive", "ascent": "accepted", "reduction": "max", "power": 1}),
     "best-pgd": (dense, digits, {"method": "clip", "keep": "best-pgd", "eps": 0.5}),

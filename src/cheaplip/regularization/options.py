@@ -1,4 +1,4 @@
-"""The options of the pair penalty: one text and one range each, for `LipschitzRegularizer`, `fit` and the command line."""
+"""The options of the penalties: one text and one range each, for the regularizers, `fit` and the command line."""
 
 from __future__ import annotations
 
@@ -40,3 +40,24 @@ class PairOptions(Record):
     (Algorithm 1, tau = step_size) or accepted (the same, only where the quotient rises)."""
     step_size: FiniteFloat | None = Field(None, gt=0)
     """Step size of the ascent; by default 0.3 for normalized, else 1."""
+
+
+CONSTRAINT = {"interval": 1, "power": 1}
+"""How the pairs' penalty keeps a constant: at every step, and linear in what exceeds it."""
+
+
+class LocalOptions(Record):
+    """How the local penalty is searched for."""
+
+    radius: FiniteFloat = Field(2.0, gt=0)
+    """Radius of the ball round each sample in which the local penalty looks for the worst input, in units of the inputs."""
+    norm: Literal[2, "inf"] = 2
+    """Norm of that ball: 2 or inf."""
+    attacked: int = Field(64, ge=1)
+    """Samples in one local penalty; all samples if there are fewer."""
+    attack_interval: int = Field(4, ge=1)
+    """Steps from one local penalty to the next; it is as many times as large."""
+    attack_steps: int = Field(2, ge=1)
+    """Steps of the search for the worst input."""
+    attack_hold: bool = False
+    """Hold the gradient of the local penalty in between instead, for clipped gradients and for optimizers such as Adam."""

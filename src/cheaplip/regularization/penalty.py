@@ -22,6 +22,8 @@ class Penalty(Protocol):
 
     vanishes_on_constants: bool = False
     """Whether a constant network has penalty 0. Then a weight that is far too large makes the network constant."""
+    first_share: float = 1 / 8
+    """Until the scheduler's first update the penalty costs at most this share of the loss of the best constant."""
     latest: float = 0.0
     """The penalty as it was last evaluated, its mean over the steps; 0 before, and where it was not finite."""
     batch_size: int | None = None
@@ -78,6 +80,7 @@ class PenaltySum(Penalty):
             raise InputError("penalties with finite factors >= 0", [factor for factor, _ in terms], "Give (factor, penalty).")
         self.terms = list(terms)
         self.vanishes_on_constants = any(penalty.vanishes_on_constants for _, penalty in terms)
+        self.first_share = min(penalty.first_share for _, penalty in terms)
 
     def __call__(self) -> Tensor:
         """The sum, `()`."""

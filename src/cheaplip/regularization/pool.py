@@ -22,7 +22,6 @@ class PairState:
     order: Tensor  # (pool,) the working pool, in the order in which this round visits it
     before: Tensor  # (active,) quotients of the active pairs before their last ascent; nan where there was none
     cursor: int  # the active pairs are order[cursor : cursor + active]
-    calls: int  # of `step`, which tell the steps that have a penalty from those between
 
     @property
     def active(self) -> Tensor:
@@ -43,7 +42,7 @@ def fresh_state(points: Tensor, *, pool: int, active: int, step_size: float, gen
     """The state before the first step: a random pool."""
     of_each = points.new_ones(len(points), dtype=torch.promote_types(points.dtype, torch.float32))
     order = _shuffled(len(points), generator, points.device)[:pool]
-    return PairState(points, of_each * step_size, of_each * torch.inf, order, of_each[:active] * torch.nan, 0, 0)
+    return PairState(points, of_each * step_size, of_each * torch.inf, order, of_each[:active] * torch.nan, 0)
 
 
 def rotate(state: PairState, renewal: float, generator: Generator) -> None:

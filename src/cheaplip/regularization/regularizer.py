@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..domains import Box, box_of
 from ..errors import InputError
-from ..inference import Model, device_of, modules_of
+from ..inference import Model, device_of
 from ..norms import sample_norm
 from ..pairs import ascent
 from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet, corner_points
 from ..records import validated
-from .held import HeldGradient, evaluate, held_from, held_state
+from .held import HeldGradient, evaluate
+from .lazy import LazyPenalty
 from .options import STEP_SIZE, PairOptions
-from .penalty import Penalty
 from .pool import PairState, fresh_state, rotate
 
 SEPARATION = 0.01
@@ -37,12 +36,11 @@ def reduce_quotients(quotient: Tensor, reduction: str, power: int, allowed: floa
     return powered.max() if reduction == "max" else powered.mean()
 
 
-class LipschitzRegularizer(Penalty):
+class LipschitzRegularizer(LazyPenalty):
     r"""The penalty Lip(f, X_Lip)^power on active pairs that an adversarial update keeps steep. Source: (5), Algorithm 1.
 
-    The penalty is lazy: every `interval`-th `step`, after the optimizer's step, turns to the next m active pairs, raises
-    their quotients and evaluates their penalty. All calls until the next evaluation return that value with its gradient
-    (see `held`).
+    The penalty is lazy (see `LazyPenalty`): every `interval`-th `step` turns to the next m active pairs, raises their
+    quotients and evaluates their penalty.
 
     Pairs are visited in rounds through a working pool. The network changes while a pair waits, and the pair's quotient
     falls. So the pool is small enough to be visited often. After each round its least steep pairs make room for others of
@@ -94,50 +92,18 @@ class LipschitzRegularizer(Penalty):
         self.options = validated(PairOptions, given)
         if domain is not None:
             _check_box(domain, pairs)
-        _check_statistics(model)
-        self.model, self.interval = model, interval
+        super().__init__(model, interval=interval, hold=hold)
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
         self.active = min(active, self.pool)
         self.domain = _span(pairs) if domain is None else domain
         self.separation = SEPARATION * float(sample_norm(pairs.u - pairs.v).median())
-        self.skipped = 0
-        """Penalties that were not finite and therefore left out."""
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
         self.state = self._fresh_state(pairs)
-        self._held: HeldGradient | None = None
-        self._evaluated = False  # since the last ascent; without a held gradient the penalty was not finite
-        self._called = False  # since the last step
-        self._has_closure = False
 
-    def __call__(self) -> Tensor:
-        """The penalty as it was last evaluated, with the gradient of that evaluation.
-
-        A second call without a `step` between is a micro-batch of the same step where the parameters are the same, and
-        where they are not, the closure of an optimizer such as LBFGS, whose steps are long: from then on the penalty is
-        evaluated at every call, and the pairs ascend at every step.
-        """
-        held = self._held
-        self._has_closure = self._has_closure or (held is not None and held.moved() and self._called)
-        if not self._evaluated or self._has_closure or (held is not None and held.is_elsewhere()):
-            self._evaluate()
-        self._called = True
-        if self._held is None:
-            return torch.zeros((), device=self.state.points.device)
-        if self.options.hold or self._has_closure:
-            return self._held.attached()
-        return self._held.value.new_zeros(()) if self.state.calls % self.interval else self.interval * self._held.attached()
-
-    def step(self) -> None:
-        """If it is time, turn to the next active pairs, raise their quotients (Algorithm 1) and evaluate the penalty.
-
-        This is after the optimizer's step, when the graph of the user's own loss is gone: its memory serves both.
-        """
-        self._called = False
-        self.state.calls += 1
-        if self.state.calls % self.interval and not self._has_closure:
-            return
+    def _turn(self) -> None:
+        """Turn to the next active pairs and raise their quotients (Algorithm 1)."""
         self._follow_the_model()
         rotate(self.state, self.options.renewal, self._generator)
         active, state = self.state.active, self.state
@@ -151,9 +117,8 @@ class LipschitzRegularizer(Penalty):
             move = ascent.printed_step if self.options.ascent == "printed" else ascent.normalized_step
             points = ascent.keep_valid(move(points, gradient, sizes), points, self.separation, self.domain)
         state.points[active], state.step_size[active] = points, sizes
-        self._evaluate()
 
-    def _evaluate(self) -> None:
+    def _evaluate(self) -> HeldGradient:
         """The penalty of the active pairs and its gradient, part by part."""
         self._follow_the_model()
         active, options = self.state.active, self.options
@@ -171,17 +136,17 @@ class LipschitzRegularizer(Penalty):
 
         parts = self.state.points[chosen].split(self._pairs_in_a_pass())
         held = evaluate(self.model, [partial(part, points) for points in parts])
-        self._evaluated = True
-        self.latest = float(held.value)
-        if not math.isfinite(self.latest):
-            self.skipped, self._held, self.latest = self.skipped + 1, None, 0.0
-            return
-        self._held, quotient = held, torch.cat(quotients)
-        self.state.quotient[active] = quotient
-        if options.ascent == "normalized":
+        if held.value.isfinite():
+            self._learn(torch.cat(quotients))
+        return held
+
+    def _learn(self, quotient: Tensor) -> None:
+        active, state = self.state.active, self.state
+        state.quotient[active] = quotient
+        if self.options.ascent == "normalized":
             # the parameters are those of the ascent: this pass shows, at no cost, whether the step raised the quotient
-            self.state.step_size[active] = ascent.adapted(self.state.step_size[active], self.state.before, quotient)
-            self.state.before = torch.full_like(self.state.before, torch.nan)  # once
+            state.step_size[active] = ascent.adapted(state.step_size[active], state.before, quotient)
+            state.before = torch.full_like(state.before, torch.nan)  # once
 
     def _pairs_in_a_pass(self) -> int:
         return len(self.state.points) if self.batch_size is None else max(1, self.batch_size // 2)
@@ -231,18 +196,16 @@ class LipschitzRegularizer(Penalty):
     def redraw(self) -> None:
         """Replace all pairs by fresh ones of the same recipe (the paper's regression does so every epoch)."""
         self._pairs = self._pairs.redrawn(self._generator)
-        calls = self.state.calls  # a lazy penalty keeps its beat
         self.state = self._fresh_state(self._pairs)
-        self.state.calls, self._evaluated = calls, calls % self.interval != 0
+        self._evaluated = self.calls % self.interval != 0  # a lazy penalty keeps its beat
 
     def metrics(self) -> dict[str, float | int | None]:
         """The lower bound of Lip(f) now, and the penalties that were left out."""
-        return {"lower_bound": self.lower_bound(), "skipped_steps": self.skipped}
+        return {"lower_bound": self.lower_bound(), **super().metrics()}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
-        held = {"held": held_state(self._held, self.model), "evaluated": self._evaluated, "has_closure": self._has_closure}
-        return {"pairs": dict(vars(self.state)), "generator": self._generator.get_state(), "skipped": self.skipped, **held}
+        return {"pairs": dict(vars(self.state)), "generator": self._generator.get_state(), **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; `InputError` if it belongs to another pair set."""
@@ -251,10 +214,7 @@ class LipschitzRegularizer(Penalty):
             raise InputError(f"a state of pairs {expected}", got, "Make the regularizer with the same pairs.")
         self.state = PairState(**state["pairs"]).copied(device_of(self.model, self.state.points.device))
         self._generator.set_state(state["generator"].cpu())
-        self.skipped, self._has_closure = state["skipped"], state["has_closure"]
-        self._held = held_from(state["held"], self.model)
-        self.latest = 0.0 if self._held is None else float(self._held.value)
-        self._evaluated = state["evaluated"] and (self._held is not None or state["held"] is None)
+        super().load_state_dict(state)
 
     def _follow_the_model(self) -> None:
         device = device_of(self.model, self.state.points.device)
@@ -274,14 +234,6 @@ def _check_box(domain: Box, pairs: PairSet) -> None:
     low, high = box_of(domain, tuple(pairs.u.shape[1:]))
     if not bool((low < high).all()):
         raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
-
-
-def _check_statistics(model: Model) -> None:
-    """Refuse batch normalisation that has no running statistics: it mixes the samples, and there is no one function."""
-    for module in (part for network in modules_of(model) for part in network.modules()):
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
-            do = "Use track_running_stats=True, or a normalisation of each sample such as GroupNorm."
-            raise InputError("batch normalisation with running statistics", str(module), do)
 
 
 def _span(pairs: PairSet) -> tuple[float, float]:

@@ -14,8 +14,6 @@ from ..errors import InputError
 from .penalty import ClipNorm, Penalty
 from .scheduler import WeightScheduler
 
-CAP = 1 / 8
-"""Until the scheduler's first update the penalty costs at most this share of the loss of the best constant."""
 PERIOD = 4
 """Steps between two updates of the weight towards a target constant."""
 
@@ -24,10 +22,10 @@ class PenaltyTerm:
     """The term lambda * penalty of equation (2), whose weight lambda a scheduler moves. Algorithm 2 of the CLIP paper.
 
     While the weight is 0 nothing is computed and no pair ascends. Until the scheduler's first update, the weight is capped
-    so that the penalty costs at most a share `CAP` of the loss of a constant network (see `DiscrepancyPrinciple.cap`).
+    so that the penalty costs at most its `first_share` of the loss of a constant network (see `DiscrepancyPrinciple.cap`).
 
     Args:
-        penalty: such as a `LipschitzRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
+        penalty: such as a `LipschitzRegularizer`, a `LocalRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
         scheduler: a `DiscrepancyPrinciple`, or a `ConstantWeight`.
 
     Example:
@@ -75,7 +73,9 @@ class PenaltyTerm:
             self.penalty.batch_size = len(outputs)
         penalty = self.penalty()
         if outputs is not None and y is not None and self._needs_cap():
-            self.weight = self.scheduler.cap(CAP * constant_predictor_loss(outputs, y) / self.penalty.latest)
+            self.weight = self.scheduler.cap(
+                self.penalty.first_share * constant_predictor_loss(outputs, y) / self.penalty.latest
+            )
         self._penalty_sum, self._calls = self._penalty_sum + penalty.detach(), self._calls + 1
         return self.weight * penalty
 

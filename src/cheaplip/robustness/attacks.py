@@ -44,7 +44,7 @@ def signed_pgd(
     """
     adversarial = x
     for _ in range(iterations):
-        gradient, _ = _ascent(model, adversarial, y, _log_odds)
+        gradient, _ = _ascent(model, adversarial, y, log_odds)
         adversarial = _project(adversarial + step * gradient.sign(), x, eps, domain)
     return adversarial
 
@@ -118,7 +118,7 @@ def _ascent(model: Model, x: Tensor, y: Tensor, rise: Callable[[Tensor, Tensor],
     return gradient.nan_to_num(0.0), classified(logits.detach(), y)
 
 
-def _log_odds(logits: Tensor, y: Tensor) -> Tensor:
+def log_odds(logits: Tensor, y: Tensor) -> Tensor:
     """Of the other classes: log(exp(l) - 1), l the cross-entropy. Rises with l, but is not flat where the network is sure."""
     label = y[:, None]
     return logits.scatter(1, label, -torch.inf).logsumexp(1) - logits.gather(1, label).squeeze(1)
@@ -132,7 +132,7 @@ def _soft_margin(logits: Tensor, y: Tensor) -> Tensor:
     adversarially trained and on CLIP networks alike, before the hard margin and the cross-entropy.
     """
     spread = logits.detach().std(1, keepdim=True)
-    return _log_odds(4 * logits / torch.where(spread > 0, spread, 1.0), y)
+    return log_odds(4 * logits / torch.where(spread > 0, spread, 1.0), y)
 
 
 def _project(adversarial: Tensor, x: Tensor, eps: float, domain: Box | None) -> Tensor:

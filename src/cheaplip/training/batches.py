@@ -64,6 +64,10 @@ class TensorBatches:
         for index in mine.split(self._batch_size):
             yield self._x[index], self._y[index]
 
+    def samples(self) -> tuple[Tensor, Tensor]:
+        """A copy of all samples, of every process."""
+        return self._x[self.indices], self._y[self.indices]
+
     def all(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Every sample once, in order; on several processes, every sample of this one's share."""
         for index in self.indices[self._rank :: self._processes].split(1000):

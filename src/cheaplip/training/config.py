@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, model_validator
 
 from ..errors import InputError
 from ..records import validated
-from ..regularization.options import PairOptions
+from ..regularization.options import CONSTRAINT, LocalOptions, PairOptions
 
 WISHES = ("tolerance", "target", "lipschitz", "weight")
 """What a user may wish for, one of them."""
@@ -17,11 +17,12 @@ WARMUP = 3
 """Epochs (in short runs: updates) without a weight, where a target is given."""
 
 
-class TrainConfig(PairOptions):
+class TrainConfig(PairOptions, LocalOptions):
     """The settings of `fit`; the values here are the preset `default`."""
 
-    method: Literal["standard", "weight", "clip"] = "clip"
-    """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2)."""
+    method: Literal["standard", "weight", "clip", "local"] = "clip"
+    """What is added to the loss: standard: nothing; weight: |theta|, equation (6); clip: Lip(f, X_Lip), equation (2); local:
+    the worst rise of the loss in a ball round each sample, against attacks (see `LocalRegularizer`); it needs tensors."""
     tolerance: FiniteFloat | None = Field(0.01, gt=0, lt=1)
     """What may be given up against plain training: 0.01 is one point of accuracy, or one per cent of the loss. The first
     half of the run is plain training, which shows what there is to give up."""
@@ -72,7 +73,7 @@ class TrainConfig(PairOptions):
     rule: Literal["multiplicative", "additive"] = "multiplicative"
     """How the weight moves: multiplicative, or additive (the paper's); see `DiscrepancyPrinciple`."""
     initial_weight: FiniteFloat | None = Field(None, ge=0)
-    """The weight after the warm-up; by default 0.01, and 0.1 with a tolerance."""
+    """The weight after the warm-up; by default 0.01, 0.1 with a tolerance or a constant, and for local 0.3."""
     increment: FiniteFloat | None = Field(None, gt=0)
     """Step of the additive rule; by default 0.01 for clip, 1e-4 for weight, of which the paper's values are multiples."""
     warmup: int | None = Field(None, ge=0)
@@ -117,10 +118,6 @@ class TrainConfig(PairOptions):
     def compares(self) -> bool:
         """Whether the run begins with plain training, which shows what there is to give up."""
         return self.method != "standard" and self.tolerance is not None
-
-
-CONSTRAINT = {"interval": 1, "power": 1}
-"""How the pairs' penalty keeps a constant: at every step, and linear in what exceeds it."""
 
 
 def altered(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:

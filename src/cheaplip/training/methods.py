@@ -11,11 +11,13 @@ from ..errors import InputError, require_known
 from ..pairs.sets import PairSet, perturbed_pairs
 from ..regularization.certificate import with_certificate
 from ..regularization.discrepancy import DiscrepancyPrinciple
-from ..regularization.options import PairOptions
+from ..regularization.local import LocalRegularizer
+from ..regularization.options import LocalOptions, PairOptions
 from ..regularization.penalty import Penalty
 from ..regularization.regularizer import LipschitzRegularizer
 from ..regularization.scheduler import ConstantWeight, WeightScheduler
 from ..regularization.weight_norm import WeightNorm
+from .batches import TensorBatches
 from .config import TrainConfig
 from .schedule import warmup_updates
 from .task import Task
@@ -39,15 +41,26 @@ def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet
     return with_certificate(regularizer, config.certify, steps=len(task.batches) // config.interval), regularizer
 
 
+def _local(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Made:
+    if not isinstance(task.batches, TensorBatches):
+        do = "Give tensors (x, y), or use LocalRegularizer in a loop of your own."
+        raise InputError("samples to draw from, for the method local", "a DataLoader", do)
+    options = config.model_dump(include=set(LocalOptions.model_fields))
+    return LocalRegularizer(model, task.batches.samples(), domain=task.domain, seed=config.seed, **options), None
+
+
 METHODS: dict[str, Callable[[nn.Module, Task, TrainConfig, PairSet | None], Made]] = {
     "standard": _weight_norm,  # with weight 0: it is never evaluated
     "weight": _weight_norm,
     "clip": _lipschitz,
+    "local": _local,
 }
 """What each method adds to the loss."""
 
-INCREMENTS = {"weight": 1e-4, "clip": 0.01}
+INCREMENTS = {"weight": 1e-4, "clip": 0.01, "local": 0.01}
 """Of the additive rule: the values printed in Table 1 are multiples of these."""
+INITIAL = {"local": 0.3}
+"""Where the weight starts, unless as usual; that of the local penalty ends near 1."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -75,7 +88,7 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
         tolerance=config.tolerance,
         rule=config.rule,
         quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
-        initial=config.initial_weight,
+        initial=INITIAL.get(config.method) if config.initial_weight is None else config.initial_weight,
         increment=config.increment or INCREMENTS[config.method],
         warmup=warmup_updates(config, len(task.batches)),
     )

@@ -1,0 +1,110 @@
+"""`LazyPenalty`: a penalty that is evaluated at every k-th step, and what its calls return in between."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError
+from ..inference import Model, device_of, modules_of
+from .held import HeldGradient, held_from, held_state
+from .penalty import Penalty
+
+
+class LazyPenalty(Penalty):
+    """Every `interval`-th `step`, after the optimizer's step, turns to other samples and evaluates the penalty there.
+
+    All calls until the next evaluation return its value with its gradient (see `held`). Without `hold`, the calls of the
+    step that follows an evaluation return `interval` times it, and the others 0.
+
+    A second call without a `step` between is a micro-batch of the same step where the parameters are the same, and where
+    they are not, the closure of an optimizer such as LBFGS, whose steps are long: from then on the penalty is evaluated at
+    every call, and every step turns to other samples.
+
+    Args:
+        model: f; evaluated in evaluation mode. Its modes, running statistics and the parameters' `.grad` stay as they were.
+        interval: steps from one evaluation to the next.
+        hold: hold the gradient between two evaluations.
+
+    Raises:
+        InputError: a model with batch normalisation that has no running statistics.
+    """
+
+    def __init__(self, model: Model, *, interval: int, hold: bool) -> None:
+        _check_statistics(model)
+        self.model, self.interval, self.hold = model, interval, hold
+        self.calls = 0
+        """Of `step`."""
+        self.skipped = 0
+        """Penalties that were not finite and therefore left out."""
+        self._held: HeldGradient | None = None
+        self._evaluated = False  # since the last turn; without a held gradient the penalty was not finite
+        self._called = False  # since the last step
+        self._has_closure = False
+
+    def _turn(self) -> None:
+        """Turn to what is evaluated next."""
+        raise NotImplementedError
+
+    def _evaluate(self) -> HeldGradient:
+        """The penalty and its gradient, now."""
+        raise NotImplementedError
+
+    def __call__(self) -> Tensor:
+        """The penalty as it was last evaluated, `()`, with the gradient of that evaluation."""
+        held = self._held
+        self._has_closure = self._has_closure or (held is not None and held.moved() and self._called)
+        if not self._evaluated or self._has_closure or (held is not None and held.is_elsewhere()):
+            self._renew()
+        self._called = True
+        if self._held is None:
+            return torch.zeros((), device=device_of(self.model))
+        if self.hold or self._has_closure:
+            return self._held.attached()
+        return self._held.value.new_zeros(()) if self.calls % self.interval else self.interval * self._held.attached()
+
+    def step(self) -> None:
+        """If it is time, turn to what comes next and evaluate the penalty.
+
+        This is after the optimizer's step, when the graph of the user's own loss is gone: its memory serves both.
+        """
+        self._called = False
+        self.calls += 1
+        if self.calls % self.interval == 0 or self._has_closure:
+            self._turn()
+            self._renew()
+
+    def _renew(self) -> None:
+        self._held = self._evaluate()
+        self._evaluated = True
+        self.latest = float(self._held.value)
+        if not math.isfinite(self.latest):
+            self.skipped, self._held, self.latest = self.skipped + 1, None, 0.0
+
+    def metrics(self) -> dict[str, float | int | None]:
+        """The penalties that were left out."""
+        return {"skipped_steps": self.skipped}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that changes during training, for a checkpoint."""
+        held = {"held": held_state(self._held, self.model), "evaluated": self._evaluated, "has_closure": self._has_closure}
+        return {"calls": self.calls, "skipped": self.skipped, **held}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`."""
+        self.calls, self.skipped, self._has_closure = state["calls"], state["skipped"], state["has_closure"]
+        self._held = held_from(state["held"], self.model)
+        self.latest = 0.0 if self._held is None else float(self._held.value)
+        self._evaluated = state["evaluated"] and (self._held is not None or state["held"] is None)
+
+
+def _check_statistics(model: Model) -> None:
+    """Refuse batch normalisation that has no running statistics: it mixes the samples, and there is no one function."""
+    for module in (part for network in modules_of(model) for part in network.modules()):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_var is None:
+            do = "Use track_running_stats=True, or a normalisation of each sample such as GroupNorm."
+            raise InputError("batch normalisation with running statistics", str(module), do)
