@@ -115,6 +115,12 @@ def device_of(model: Model, otherwise: torch.device | str = "cpu") -> torch.devi
     return torch.device(otherwise) if first is None else first.device
 
 
+def like_parameters(x: Tensor, model: Model) -> Tensor:
+    """X in the type of the model's floating-point parameters, if they are all of one."""
+    kinds = {parameter.dtype for parameter in parameters_of(model) if parameter.is_floating_point()}
+    return x.to(kinds.pop()) if len(kinds) == 1 else x
+
+
 def in_float64(model: Model) -> Model:
     """A float64 copy of a network, in evaluation mode; a function that is not a module is returned as it is."""
     return evaluation_copy(model, torch.float64) if isinstance(model, nn.Module) else model

@@ -11,7 +11,7 @@ from torch import nn
 
 from cheaplip import PairSet, perturbed_pairs
 from cheaplip.norms import sample_norm
-from cheaplip.regularization.regularizer import reduce_quotients
+from cheaplip.regularization.regularizer import LipschitzRegularizer, reduce_quotients
 from support import oracles
 from support.networks import make_regularizer, network, some_pairs
 
@@ -211,3 +211,48 @@ def test_what_is_allowed_costs_nothing_and_of_the_rest_the_excess():
     assert float(reduce_quotients(quotients, "mean", 2, 1.0)) == pytest.approx((0.25 + 4) / 4)
     assert float(reduce_quotients(quotients, "max", 1, 1.0)) == pytest.approx(2)
     assert float(reduce_quotients(quotients, "max", 1, 5.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("cost", "batch", "interval", "active"), [(0.125, 128, 8, 32), (0.125, 8, 8, 2), (0.5, 8, 8, 8), (0.125, 8, 1, 1)]
+)
+def test_as_many_pairs_are_active_as_the_cost_allows(cost, batch, interval, active):
+    """Counted: samples that pass through the network in a round of steps, forward."""
+    seen = []
+
+    def counted(x):
+        seen.append(len(x))
+        return 3 * x
+
+    regularizer = LipschitzRegularizer(counted, some_pairs(100), cost=cost, interval=interval)
+    regularizer.batch_size = batch
+    regularizer()
+    assert regularizer.active == active
+    seen.clear()
+    for _ in range(interval):
+        regularizer.step()
+        regularizer()
+    assert sum(seen) == 4 * active
+    assert regularizer.state.active.shape == (active,)
+
+
+def test_a_last_smaller_batch_changes_the_pairs_for_a_step_alone():
+    regularizer = LipschitzRegularizer(lambda x: 3 * x, some_pairs(20), cost=1.0, interval=1)
+    seen = []
+    for batch in (16, 16, 6, 16, 80, 80, 16):
+        regularizer.batch_size = batch
+        assert float(regularizer()) == pytest.approx(9)
+        regularizer.step()
+        seen.append(regularizer.active)
+    assert seen == [4, 4, 2, 4, 20, 20, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_pairs_follow_the_type_of_the_network(dtype):
+    model = nn.Linear(4, 3).to(dtype)
+    regularizer = LipschitzRegularizer(model, some_pairs(), interval=1)
+    regularizer().backward()
+    assert model.weight.grad.dtype == dtype
+    assert float(regularizer.lower_bound()) <= float(torch.linalg.matrix_norm(model.weight.detach().double(), 2)) * 1.05
+    regularizer.step()
+    assert regularizer.refine() > 0

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ..errors import InputError
-from ..inference import Model, forward, full_precision
+from ..inference import Model, forward, full_precision, like_parameters
 from ..norms import sample_norm
 
 
@@ -57,6 +57,7 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
 
 def pair_quotient(model: Model, points: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
     """`difference_quotient` of pairs whose two points lie side by side in one tensor, `(pairs, 2, *input)` -> `(pairs,)`."""
+    points = like_parameters(points, model)  # before the distance is taken: what is rounded is another pair
     inputs = points.flatten(0, 1).clone()  # the network may change its input in place
     outputs = forward(model, inputs).unflatten(0, (-1, 2))
     points = full_precision(points)

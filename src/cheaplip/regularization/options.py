@@ -17,6 +17,9 @@ class PairOptions(Record):
 
     active: int = Field(32, ge=1)
     """Pairs in one penalty (m in the paper); all pairs if there are fewer."""
+    cost: FiniteFloat | None = Field(None, gt=0)
+    """What the penalty may add to a step, in passes of a sample as a share of the batch's, such as 0.125: as many pairs are
+    active as that allows, instead of `active`. A pair takes four passes (two points, ascent and penalty) each interval."""
     interval: int = Field(8, ge=1)
     """Steps from one evaluation of the penalty to the next; its gradient is held in between."""
     hold: bool = True

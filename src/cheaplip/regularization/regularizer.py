@@ -22,6 +22,8 @@ from .lazy import LazyPenalty
 from .options import STEP_SIZE, PairOptions
 from .pool import PairState, fresh_state, rotate
 
+PASSES = 4
+"""Of a sample, that a pair takes: two points, for the ascent and for the penalty."""
 SEPARATION = 0.01
 """Pairs are kept at least this far apart, in units of their initial median distance."""
 
@@ -53,7 +55,7 @@ class LipschitzRegularizer(LazyPenalty):
         domain: box (low, high) that the points must not leave, numbers or tensors `(*input)`; by default the box that the
             pairs span. Without a box the ascent would move pairs away from all data.
         seed: of the order of visits and of redrawn pairs.
-        active, interval, hold, pool, renewal, explore, reduction, power, allowed, ascent, step_size: see `PairOptions`.
+        active, cost, interval, hold, pool, renewal, explore, reduction, power, allowed, ascent, step_size: see `PairOptions`.
 
     Raises:
         InputError: an argument outside its range, or (when called) a model that does not fit the pairs.
@@ -75,6 +77,7 @@ class LipschitzRegularizer(LazyPenalty):
         domain: Box | None = None,
         seed: int = 0,
         active: int = PairOptions().active,
+        cost: float | None = PairOptions().cost,
         interval: int = PairOptions().interval,
         hold: bool = PairOptions().hold,
         pool: int = PairOptions().pool,
@@ -86,8 +89,8 @@ class LipschitzRegularizer(LazyPenalty):
         ascent: str = PairOptions().ascent,
         step_size: float | None = None,
     ) -> None:
-        given: dict[str, Any] = {"active": active, "interval": interval, "hold": hold, "pool": pool, "renewal": renewal}
-        given |= {"explore": explore, "reduction": reduction, "power": power, "allowed": allowed}
+        given: dict[str, Any] = {"active": active, "cost": cost, "interval": interval, "hold": hold, "pool": pool}
+        given |= {"renewal": renewal, "explore": explore, "reduction": reduction, "power": power, "allowed": allowed}
         given |= {"ascent": ascent, "step_size": step_size}
         self.options = validated(PairOptions, given)
         if domain is not None:
@@ -95,12 +98,16 @@ class LipschitzRegularizer(LazyPenalty):
         super().__init__(model, interval=interval, hold=hold)
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
-        self.active = min(active, self.pool)
         self.domain = _span(pairs) if domain is None else domain
         self.separation = SEPARATION * float(sample_norm(pairs.u - pairs.v).median())
         self._pairs = pairs
         self._generator = torch.Generator().manual_seed(seed)
         self.state = self._fresh_state(pairs)
+
+    @property
+    def active(self) -> int:
+        """Pairs in one penalty."""
+        return len(self.state.before)
 
     def _turn(self) -> None:
         """Turn to the next active pairs and raise their quotients (Algorithm 1)."""
@@ -121,6 +128,7 @@ class LipschitzRegularizer(LazyPenalty):
     def _evaluate(self) -> HeldGradient:
         """The penalty of the active pairs and its gradient, part by part."""
         self._follow_the_model()
+        self._follow_the_budget()
         active, options = self.state.active, self.options
         chosen, quotients = active, []
         if options.reduction == "max" and len(active) > self._pairs_in_a_pass():
@@ -142,6 +150,7 @@ class LipschitzRegularizer(LazyPenalty):
 
     def _learn(self, quotient: Tensor) -> None:
         active, state = self.state.active, self.state
+        quotient = quotient.to(state.quotient)  # a network in float64 has others
         state.quotient[active] = quotient
         if self.options.ascent == "normalized":
             # the parameters are those of the ascent: this pass shows, at no cost, whether the step raised the quotient
@@ -189,7 +198,7 @@ class LipschitzRegularizer(LazyPenalty):
         for steps in (20, 40, 100):
             rise = partial(ascent.climb, self.model, steps=steps, separation=self.separation, domain=self.domain)
             points, quotient = self._in_parts(rise, self.state.points[chosen])
-            self.state.points[chosen], self.state.quotient[chosen] = points, quotient
+            self.state.points[chosen], self.state.quotient[chosen] = points, quotient.to(self.state.quotient)
             chosen = chosen[quotient.topk(-(-len(chosen) // 4)).indices]
         return float(quotient.max())
 
@@ -216,6 +225,16 @@ class LipschitzRegularizer(LazyPenalty):
         self._generator.set_state(state["generator"].cpu())
         super().load_state_dict(state)
 
+    def _follow_the_budget(self) -> None:
+        """As many active pairs as the cost allows, now that the size of a batch is known."""
+        if self.options.cost is None or self.batch_size is None:
+            return
+        allowed = round(self.options.cost * self.interval * self.batch_size / PASSES)
+        active = min(max(allowed, 1), self.pool)
+        if active != self.active:
+            self.state.before = self.state.before.new_full((active,), torch.nan)
+            self.state.cursor = min(self.state.cursor, self.pool - active)
+
     def _follow_the_model(self) -> None:
         device = device_of(self.model, self.state.points.device)
         if device != self.state.points.device:
@@ -226,8 +245,9 @@ class LipschitzRegularizer(LazyPenalty):
         like = points[:1].expand(self._explorers, *points.shape[1:])
         points = torch.cat([points, corner_points(like, self.domain, self._generator)])
         points = points.to(device_of(self.model, points.device))
+        active = min(self.options.active, self.pool)
         step_size = self.options.step_size or STEP_SIZE[self.options.ascent]
-        return fresh_state(points, pool=self.pool, active=self.active, step_size=step_size, generator=self._generator)
+        return fresh_state(points, pool=self.pool, active=active, step_size=step_size, generator=self._generator)
 
 
 def _check_box(domain: Box, pairs: PairSet) -> None:
