@@ -232,6 +232,8 @@ def table(out: Path = OUT) -> None:
     ratio["standard"] = ratio.pop("plain")
     rows = []
     for (data, target, label), records in groups.items():
+        if label not in ratio:  # a variant that there is no more
+            continue
         estimates = {name: mean_interval([record[name] for record in records]) for name in METRICS}
         metrics = {name: {"mean": mean, "ci95": ci95} for name, (mean, ci95) in estimates.items()}
         rows.append(
