@@ -1,5 +1,7 @@
 from . import data, lightning, models, sklearn
 from .bounds.bracket import LipschitzBracket, lipschitz_bracket
+from .bounds.jacobian import LowerBound
+from .bounds.lower import lower_bound
 from .bounds.radius import certified_radius
 from .data.arrays import Dataset
 from .domains import Ball
@@ -23,6 +25,7 @@ __all__ = [
     "DiscrepancyPrinciple",
     "LipschitzBracket",
     "LipschitzRegularizer",
+    "LowerBound",
     "PairSet",
     "PenaltySum",
     "PenaltyTerm",
@@ -36,6 +39,7 @@ __all__ = [
     "fit",
     "lightning",
     "lipschitz_bracket",
+    "lower_bound",
     "margin_cross_entropy",
     "matched_pairs",
     "models",

@@ -12,7 +12,7 @@ from torch import nn
 from cheaplip import Ball, difference_quotient, lipschitz_bracket
 from cheaplip.bounds import subdivision
 from cheaplip.bounds.graph import trace
-from cheaplip.bounds.lower import jacobian_norms
+from cheaplip.bounds.jacobian import jacobian_norms
 from cheaplip.bounds.subdivision import TOLERANCE, subdivide
 from cheaplip.bounds.upper import SUBDIVISION, upper_bound
 from cheaplip.inference import in_float64

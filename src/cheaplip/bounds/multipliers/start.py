@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from ..rounding import TINY
-from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram
+from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram, spread
 
 STARTS = ((0.5, 0.5), (0.5, 0.0), (1.0, 0.0), (0.74, 0.0), (0.74, 0.5), (0.35, 0.5))
 """Powers of the share and of the diagonal, the best by experience first; for ReLU the shares are 0.7, 0.5, 0.6 and 0.78."""
@@ -35,10 +35,12 @@ class _Choosing(Arithmetic):
         low, high = slopes
         k, n = len(log_t), gram.shape[-1]
         share = ((high - low) / 2 / torch.maximum(high.abs(), low.abs())).nan_to_num(0.5)
-        share = share.clamp(1e-6, 1.0).pow(self._share).clamp(max=1 - 1e-3).expand(n).reshape(k, -1).amin(1)
+        share = share.clamp(1e-6, 1.0).pow(self._share).clamp(max=1 - 1e-3)
+        share = share.expand(k) if share.dim() == 0 else share.reshape(k, -1).amin(1)
         lengths = gram.diagonal(dim1=-2, dim2=-1).real.reshape(-1, k, n // k).amax((0, 2))
         scale = (lengths / lengths.amax().clamp(min=TINY)).clamp(min=1e-6) ** self._diagonal
-        root = scale.rsqrt().repeat_interleave(n // k)
+        moving = high > low  # where the slope is known, the multiplier is void
+        root = spread(scale.rsqrt(), n) * spread(moving.expand(k) if moving.dim() == 0 else moving, n)
         g = torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=TINY)
         self.logs.append((share / (g * scale)).log())
         return super().activation(gram, slopes, self.logs[-1])
