@@ -9,8 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cheaplip import PairSet, certified_radius, difference_quotient, lipschitz_bracket, perturbed_pairs
+from cheaplip import Ball, PairSet, certified_radius, difference_quotient, lipschitz_bracket, perturbed_pairs
+from cheaplip.bounds import climbing
 from cheaplip.bounds import lower as lower_bounds
+from cheaplip.bounds.climbing import climb_jacobian
 from cheaplip.bounds.jacobian import jacobian_lower_bound, jacobian_norms
 from cheaplip.bounds.lower import lower_bound, pair_lower_bound
 from cheaplip.bounds.upper import product_of_norms, upper_bound
@@ -75,6 +77,7 @@ def test_lower_is_below_upper_on_random_networks(network, scale):
     pairs = perturbed_pairs(inputs, noise=scale * 1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lower_bounds, "RESTARTS", 30)
+        patch.setattr(climbing, "ROUNDS", 5)
         lower = lower_bound(model, inputs, pairs=pairs, steps=3)
     assert all(module.training for module in model.modules())
     with short_searches():
@@ -324,3 +327,18 @@ def test_all_inputs_have_no_smaller_lower_end_than_those_of_a_box(seed):
     box = (float(inputs.min()), float(inputs.max()))
     everywhere, inside = (lower_bound(model, inputs, domain=domain, steps=15).value for domain in (None, box))
     assert everywhere >= 0.999 * inside
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000), ball=st.booleans())
+def test_random_steps_meet_the_exact_constant_by_regions(seed, ball):
+    """In a domain so large that every region has a part in it."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    domain = Ball(torch.zeros(2), 50.0) if ball else (-50.0, 50.0)
+    options = {"input_norm": 2, "output_norm": 2, "deadline": math.inf}
+    found = climb_jacobian(model, torch.zeros(1, 2).double(), domain, **options)
+    exact = oracles.lipschitz_by_regions(model)
+    assert 0.99 * exact <= found.value <= exact * ROUNDING
+    assert found.witness[0].norm() <= 50 * 2**0.5
+    assert climb_jacobian(model, torch.zeros(1, 2).double(), domain, **{**options, "deadline": 0.0}).value <= found.value

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cheaplip.bounds import climbing
 from cheaplip.bounds.multipliers import bound
 from cheaplip.bounds.multipliers.search import search_multipliers
 from cheaplip.pairs import ascent
@@ -30,4 +31,6 @@ def short_ascents(most: int = 3) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ascent, "climb", shorter)
+        patch.setattr(climbing, "ROUNDS", most)
+        patch.setattr(climbing, "POINTS", 10 * most)
         yield

@@ -18,6 +18,7 @@ from ..norms import per_sample, sample_norm
 from ..pairs import ascent
 from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet
+from .climbing import climb_jacobian, pays
 from .jacobian import JACOBIAN_NORMS, LowerBound, check_finite, jacobian_lower_bound
 
 RESTARTS, RESTARTS_INSIDE = 150, 16
@@ -91,6 +92,8 @@ def lower_bound(
         inside = torch.cat([jittered, ends[0]])
         inside = inside if domain is None else projected(inside, domain)
         candidates.append(jacobian_lower_bound(model, inside, deadline=_part_of(deadline, 4), **norms))
+        if pays(inside):
+            candidates.append(climb_jacobian(model, inside, domain, deadline=_part_of(deadline, 3), **norms))
     for i, (first, second, n) in enumerate(starts):
         until = _part_of(deadline, len(starts) - i)
         candidates.append(pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=until, **norms))
