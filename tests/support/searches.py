@@ -2,12 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pytest
 
-from cheaplip.bounds import climbing
+from cheaplip.bounds import branching, climbing
 from cheaplip.bounds.multipliers import bound
 from cheaplip.bounds.multipliers.search import search_multipliers
 from cheaplip.pairs import ascent
@@ -16,8 +15,15 @@ from cheaplip.pairs import ascent
 @contextmanager
 def short_searches(iterations: int = 5) -> Iterator[None]:
     """Upper bounds from a few iterations of the search for multipliers: any multipliers prove one."""
+
+    def shorter(*given: Any, **options: Any) -> Any:
+        return search_multipliers(*given, **{**options, "iterations": iterations})
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bound, "search_multipliers", partial(search_multipliers, iterations=iterations))
+        patch.setattr(bound, "search_multipliers", shorter)
+        patch.setattr(branching, "search_multipliers", shorter)
+        patch.setattr(branching, "PATIENCE", 2)
+        patch.setattr(climbing, "ROUNDS", 2 * iterations)
         yield
 
 

@@ -48,7 +48,7 @@ def serial(network: Network) -> tuple[Layer, ...] | None:
         if active is not None:
             state.activate(active)
     state.flush()
-    return tuple(state.layers)
+    return (Layer(nn.Flatten(), network.shape, (inputs,), network.order[0].region), *state.layers)
 
 
 Parts = Sequence[tuple[Value, Tensor | None]]

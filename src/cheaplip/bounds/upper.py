@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..domains import Domain, describe
 from ..errors import InputError, UnsupportedModuleError
+from .branching import branch
 from .graph import trace
 from .layers.constants import infinity_norm
 from .layers.layer import Layer, Shape
@@ -28,9 +29,11 @@ from .network import Network, fold
 from .rounding import PRODUCTS, ROOTS
 from .serial import serial
 from .subdivision import FEW, subdivide
+from .zonotope import narrowed
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
-SUBDIVISION, TOO_LARGE = "subdivision of the domain", "too large for multipliers"
+SUBDIVISION, BRANCHING = "subdivision of the domain", "multipliers in branches of neurons"
+TOO_LARGE = "too large for multipliers"
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class UpperBound:
     """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j), 2-norm on inputs."""
     steepest: Tensor | None = None
     """`(1, *input)`, where subdivision has met the largest norm of the Jacobian."""
+    close: bool = False  # nearly Lip(f)
     final: bool = False  # so close to Lip(f) that no other method is tried
 
 
@@ -125,7 +129,7 @@ def upper_bound(
     return _smallest(found)
 
 
-def subdivision(question: Question) -> UpperBound | None:
+def _subdivision(question: Question) -> UpperBound | None:
     """The interval of the Jacobian on ever smaller cells of a domain of few inputs; it may take half of the time."""
     network, domain = question.local, question.domain
     if network is None or domain is None or math.prod(network.shape) > FEW or not (layers := serial(network)):
@@ -137,7 +141,32 @@ def subdivision(question: Question) -> UpperBound | None:
         return None
     steepest = None if divided.steepest is None else divided.steepest.reshape(1, *network.shape)
     final = divided.close and math.prod(network.out) == 1
-    return UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, final=final)
+    return UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, close=divided.close, final=final)
+
+
+def division(question: Question) -> UpperBound | None:
+    """Subdivision of the domain, and branches of neurons where that does not end close to Lip(f)."""
+    divided = _subdivision(question)
+    if divided is not None and divided.close:
+        return divided
+    found = [bound for bound in (divided, _branching(question)) if bound is not None]
+    return _smallest(found) if found else None
+
+
+def _branching(question: Question) -> UpperBound | None:
+    """Multipliers in branches of neurons on a domain; it may take half of the time."""
+    network, domain = question.local, question.domain
+    if network is None or domain is None or not (layers := serial(network)):
+        return None
+    now = time.monotonic()
+    branched = branch(narrowed(layers, domain), domain, deadline=now + (question.deadline - now) / 2)
+    if branched is None:
+        return None
+    plain = question.norms == Norms(2, 2)
+    final = plain and branched.close and math.prod(network.out) == 1
+    steepest = branched.steepest.reshape(1, *network.shape) if plain else None
+    bound = UpperBound(branched.upper, BRANCHING, describe(domain), steepest=steepest, final=final)
+    return _from_euclidean(bound, question)
 
 
 def multipliers(question: Question) -> UpperBound | None:
@@ -146,6 +175,8 @@ def multipliers(question: Question) -> UpperBound | None:
     chains: list[Chain] = []
     for network, scope in reversed(question.networks):
         layers = serial(network)
+        if layers and question.domain is not None and network is question.local:
+            layers = narrowed(layers, question.domain)
         if layers:
             chain = make_chain(layers)
             if chain is None:
@@ -191,7 +222,7 @@ def infinity_product(question: Question) -> UpperBound | None:
     return _times(factor, UpperBound(value, f"{PRODUCT}, inf", describe(None)))
 
 
-METHODS: Sequence[Method] = (subdivision, multipliers, product, infinity_product)
+METHODS: Sequence[Method] = (division, multipliers, product, infinity_product)
 
 
 @torch.no_grad()
