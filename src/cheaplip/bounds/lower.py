@@ -87,6 +87,9 @@ def lower_bound(
         starts.append((centre, far_points, 4 * steps))
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     candidates = []
+    if domain is None and bool(low < high):  # never below the bound on the box that the inputs span
+        box, part = (float(low), float(high)), None if budget is None else budget / 3
+        candidates.append(lower_bound(model, inputs, domain=box, pairs=pairs, steps=steps, budget=part, **norms))
     full_dimensional = domain is None or bool((low < high).all())  # across an input that is held, f may be steeper
     if (input_norm, output_norm) in JACOBIAN_NORMS and full_dimensional:
         inside = torch.cat([jittered, ends[0]])

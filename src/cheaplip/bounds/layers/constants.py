@@ -86,16 +86,19 @@ def rule_type(module: nn.Module) -> type | None:
 @layer_norm.register
 @infinity_norm.register
 def _(module: Reshaping | Shift | Sine, shape: Shape) -> float:
+    """1."""
     return 1.0
 
 
 @layer_norm.register
 def _(module: nn.Linear, shape: Shape) -> float:
+    """The largest singular value."""
     return float(torch.linalg.matrix_norm(module.weight.detach().double(), 2))
 
 
 @layer_norm.register
 def _(module: Convolution, shape: Shape) -> float:
+    """The largest singular value of the symbols of the periodic convolution (Sedghi, Gupta, Long 2019)."""
     return convolution_norm(module, shape)
 
 
@@ -107,11 +110,13 @@ def _(module: Linear, shape: Shape) -> float:
 
 @layer_norm.register
 def _(module: BatchNorm, shape: Shape) -> float:
+    """The largest |weight| / sqrt(variance + eps), of the running statistics."""
     return float(batch_norm_scale(module).detach().abs().max())
 
 
 @layer_norm.register
 def _(module: Positive, shape: Shape) -> float:
+    """The root of the largest row sum times the largest column sum (Schur's test)."""
     if isinstance(module, nn.Upsample) and module.mode == "bicubic":
         do = "Interpolate with another mode, or register a rule for this layer."
         raise UnsupportedModuleError("interpolation without negative coefficients", str(module), do)
@@ -120,11 +125,13 @@ def _(module: Positive, shape: Shape) -> float:
 
 @layer_norm.register
 def _(module: Scaling, shape: Shape) -> float:
+    """The largest absolute factor."""
     return float(module.factor.abs().max()) if module.factor.numel() else 0.0
 
 
 @layer_norm.register
 def _(module: Rotation, shape: Shape) -> float:
+    """1: orthogonal."""
     return 1.0
 
 

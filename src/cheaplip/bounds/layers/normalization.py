@@ -23,6 +23,7 @@ Normalization = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | InstanceNorm
 
 @layer_norm.register
 def _(module: Normalization, shape: Shape) -> float:
+    """The largest |weight| / sqrt(eps); with the least spread on a domain |weight| / sqrt(spread^2 + eps)."""
     return local_norm(module, shape, everywhere(shape))
 
 

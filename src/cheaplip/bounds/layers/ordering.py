@@ -42,11 +42,13 @@ Monotone = MaxPool | Ordering
 @layer_norm.register
 @infinity_norm.register
 def _(module: Ordering, shape: Shape) -> float:
+    """1: sorted sequences are never further apart."""
     return 1.0
 
 
 @layer_norm.register
 def _(module: SlidingMaxPool, shape: Shape) -> float:
+    """The root of the number of windows that an entry lies in."""
     _values_alone(module)
     # |max a - max b| <= max |a - b| in each window, and an entry lies in at most so many windows: a dilated window meets an
     # entry with one of its k taps, and taps of windows `stride` apart that meet it are at most min(k, ceil(span / stride))
@@ -57,6 +59,7 @@ def _(module: SlidingMaxPool, shape: Shape) -> float:
 
 @layer_norm.register
 def _(module: AdaptiveMaxPool, shape: Shape) -> float:
+    """The root of the number of windows that an entry lies in."""
     _values_alone(module)
     overlap = 1
     for size, out in zip(shape[1:], _all(module.output_size, shape), strict=True):
@@ -76,7 +79,7 @@ def _(module: MaxPool, shape: Shape) -> float:
 @layer_norm.register
 @infinity_norm.register
 def _(module: Softmax, shape: Shape) -> float:
-    """The Jacobian diag(p) - p p^T is symmetric, and the absolute sums of its rows, 2 p_i (1 - p_i), are at most 1/2."""
+    """1/2: the Jacobian diag(p) - p p^T is symmetric, with absolute row sums 2 p_i (1 - p_i) (Gershgorin); less on a domain."""
     if not isinstance(module, nn.Softmax2d):
         _axis(module.dim)
     return 0.5
@@ -104,7 +107,7 @@ def softmax_range(module: Softmax, region: Region) -> tuple[Tensor, Tensor]:
 
 @layer_norm.register
 def _(module: nn.LogSoftmax, shape: Shape) -> float:
-    """The Jacobian I - 1 p^T is a projection along 1, whose norm is |1| |p| <= sqrt(classes)."""
+    """Sqrt(classes): the Jacobian I - 1 p^T is a projection along 1, whose norm is |1| |p|."""
     dim = _axis(module.dim)
     return math.sqrt(shape[dim] if dim < 0 else shape[dim - 1]) * NEXT
 
