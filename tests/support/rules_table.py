@@ -76,7 +76,10 @@ def functions() -> list[str]:
         "Sorting and the largest along an axis or of two values, constant 1": [*ORDERING],
         "Sums, concatenations, and products (of two values: on a domain)": [*COMBINING],
     }
-    listed = [f"- {title}: {', '.join(f'`{name}`' for name in sorted(members))}." for title, members in kinds.items()]
+    listed = [
+        f"- {title}: {', '.join(f'`{name}`' for name in sorted(members) if name[0] != '_')}."
+        for title, members in kinds.items()
+    ]
     return ["## Functions and methods", "", *listed]
 
 

@@ -14,8 +14,9 @@ from ..errors import ContradictionError, InputError, UnsupportedModuleError
 from ..pairs.sets import PairSet
 from .jacobian import JACOBIAN_NORMS, jacobian_lower_bound
 from .lower import lower_bound
+from .question import UpperBound
 from .rounding import QUOTIENTS
-from .upper import UpperBound, upper_bound
+from .upper import upper_bound
 
 
 @dataclass(frozen=True)

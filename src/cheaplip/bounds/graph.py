@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -22,10 +23,13 @@ from torch.overrides import TorchFunctionMode
 from ..domains import Domain
 from ..errors import InputError, UnsupportedModuleError, one_line
 from ..inference import device_of, evaluating
-from .layers.constants import layer_norm, rule_type
+from .layers.constants import Positive, exact_copy, layer_norm, rule_type
 from .layers.convolutions import Convolution
 from .layers.images import image
 from .layers.layer import Layer, Shape
+from .layers.linear_maps import keeps_samples_apart
+from .layers.normalization import InstanceNorm
+from .layers.ordering import MaxPool
 from .layers.region import of_domain
 from .network import Applied, Network, Value
 from .operations.decompositions import MODULE_DECOMPOSITIONS
@@ -139,6 +143,13 @@ class _Recording(TorchFunctionMode, Recorder):
         return Applied(image(layer), (value,), layer=layer)
 
     def _check(self, module: nn.Module, shape: Shape) -> None:
+        kind = rule_type(module)
+        axes = re.search(r"(\d)d$", "" if kind is None else kind.__name__)
+        channels = isinstance(module, Convolution | MaxPool | InstanceNorm | nn.Softmax2d)
+        if (axes and channels and len(shape) != int(axes[1]) + 1) or (isinstance(module, nn.Linear) and not shape):
+            self.refuse("samples with an axis of channels", f"one of shape {shape} for {type(module).__name__}", "Add one.")
+        if isinstance(module, Positive) and not keeps_samples_apart(exact_copy(module), shape):
+            self.refuse("samples that stay apart", f"{type(module).__name__} of samples of shape {shape}")
         if isinstance(module, nn.Linear | Convolution):  # these have a constant whatever their settings, and a costly one
             return
         try:

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers.activations import Partly, acts_entrywise
+from .layers.activations import acts_entrywise
 from .layers.constants import Reshaping, exact_copy
+from .layers.entrywise import Partly
 from .layers.layer import Layer
 from .layers.region import Region, everywhere
 from .multipliers.chain import linear_weight

@@ -27,8 +27,9 @@ import torch
 from torch import Tensor, nn
 
 from ..domains import Ball, Domain, box_of
-from .layers.activations import acts_entrywise, derivative, flattened, slope_interval
+from .layers.activations import acts_entrywise, derivative, slope_interval
 from .layers.constants import BatchNorm, Reshaping, exact_copy
+from .layers.entrywise import flattened
 from .layers.layer import Layer
 from .multipliers.chain import linear_weight
 from .rounding import SLOPES, TINY, UNIT, gamma

@@ -9,12 +9,11 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..domains import Domain, describe
 from ..errors import InputError, UnsupportedModuleError
@@ -26,6 +25,7 @@ from .multipliers.bound import Certificate, certified, is_narrower
 from .multipliers.certificate import Chain
 from .multipliers.chain import make_chain
 from .network import Network, fold
+from .question import TOO_LARGE, Norms, Question, UpperBound, from_euclidean, smallest, times
 from .rounding import PRODUCTS, ROOTS
 from .serial import serial
 from .subdivision import FEW, subdivide
@@ -33,48 +33,6 @@ from .zonotope import narrowed
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
 SUBDIVISION, BRANCHING = "subdivision of the domain", "multipliers in branches of neurons"
-TOO_LARGE = "too large for multipliers"
-
-
-@dataclass(frozen=True)
-class Norms:
-    """Exponents of the norms on inputs and outputs, 2 or inf each."""
-
-    input: float = 2
-    output: float = 2
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a network."""
-
-    everywhere: Network
-    local: Network | None = None  # the same with its regions on the domain
-    domain: Domain | None = None  # where the bound need hold; None: everywhere
-    norms: Norms = Norms()
-    pairwise: bool = False  # whether to search multipliers for every difference of two outputs, too
-    deadline: float = math.inf  # `time.monotonic()` at which searches stop with what they have
-
-    @property
-    def networks(self) -> list[tuple[Network, str]]:
-        """With and without the domain, and the scope in words."""
-        local = [] if self.local is None else [(self.local, describe(self.domain))]
-        return [*local, (self.everywhere, describe(None))]
-
-
-@dataclass(frozen=True)
-class UpperBound:
-    """A value that Lip(f) is at most."""
-
-    value: float
-    method: str
-    scope: str  # on which inputs it holds
-    pairwise: Tensor | None = None
-    """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j), 2-norm on inputs."""
-    steepest: Tensor | None = None
-    """`(1, *input)`, where subdivision has met the largest norm of the Jacobian."""
-    close: bool = False  # nearly Lip(f)
-    final: bool = False  # so close to Lip(f) that no other method is tried
 
 
 Method = Callable[[Question], UpperBound | None]
@@ -96,7 +54,7 @@ def upper_bound(
     Args:
         model: a network of layers with a rule.
         shape: shape of one input, without the batch dimension.
-        domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to four inputs
+        domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to six inputs
             is subdivided; where that comes close to Lip(f), and f has one output alone, nothing else is tried.
         input_norm: 2 or inf.
         output_norm: 2 or inf.
@@ -126,7 +84,7 @@ def upper_bound(
             found.append(bound)
             if bound.final:
                 return bound
-    return _smallest(found)
+    return smallest(found)
 
 
 def _subdivision(question: Question) -> UpperBound | None:
@@ -150,7 +108,7 @@ def division(question: Question) -> UpperBound | None:
     if divided is not None and divided.close:
         return divided
     found = [bound for bound in (divided, _branching(question)) if bound is not None]
-    return _smallest(found) if found else None
+    return smallest(found) if found else None
 
 
 def _branching(question: Question) -> UpperBound | None:
@@ -166,7 +124,7 @@ def _branching(question: Question) -> UpperBound | None:
     final = plain and branched.close and math.prod(network.out) == 1
     steepest = branched.steepest.reshape(1, *network.shape) if plain else None
     bound = UpperBound(branched.upper, BRANCHING, describe(domain), steepest=steepest, final=final)
-    return _from_euclidean(bound, question)
+    return from_euclidean(bound, question)
 
 
 def multipliers(question: Question) -> UpperBound | None:
@@ -187,7 +145,7 @@ def multipliers(question: Question) -> UpperBound | None:
         else:
             found.append(_of_chains(network, scope, question))
     proved = [bound for bound in found if bound is not None]
-    return _smallest(proved) if proved else None
+    return smallest(proved) if proved else None
 
 
 def _of_chains(network: Network, scope: str, question: Question) -> UpperBound | None:
@@ -209,7 +167,7 @@ def _of_chains(network: Network, scope: str, question: Question) -> UpperBound |
 def product(question: Question) -> UpperBound:
     """The product of the layers' constants, equation (4) of the CLIP paper; sums and concatenations of such products."""
     bounds = [UpperBound(_folded(network) * (1 + PRODUCTS), PRODUCT, scope) for network, scope in question.networks]
-    return _from_euclidean(min(bounds, key=lambda bound: bound.value), question)
+    return from_euclidean(min(bounds, key=lambda bound: bound.value), question)
 
 
 def infinity_product(question: Question) -> UpperBound | None:
@@ -219,7 +177,7 @@ def infinity_product(question: Question) -> UpperBound | None:
         return None
     value = fold(network, _infinity_product, max) * (1 + PRODUCTS)
     factor = math.sqrt(math.prod(network.out)) if question.norms.output == 2 else 1.0
-    return _times(factor, UpperBound(value, f"{PRODUCT}, inf", describe(None)))
+    return times(factor, UpperBound(value, f"{PRODUCT}, inf", describe(None)))
 
 
 METHODS: Sequence[Method] = (division, multipliers, product, infinity_product)
@@ -271,28 +229,4 @@ def _of_certificate(certificate: Certificate | None, method: str, scope: str, qu
     value = certificate.value
     if question.norms.output == math.inf and certificate.gram is not None:  # the rows' own constants
         value = float(certificate.gram.diagonal().max().sqrt()) * (1 + ROOTS)
-    return _from_euclidean(UpperBound(value, method, scope, certificate.pairwise), question)
-
-
-def _from_euclidean(bound: UpperBound, question: Question) -> UpperBound:
-    """A bound in the 2-norm as one in the norms of the question."""
-    return _times(math.sqrt(math.prod(question.everywhere.shape)) if question.norms.input == math.inf else 1.0, bound)
-
-
-def _times(factor: float, bound: UpperBound) -> UpperBound:
-    if factor == 1:
-        return bound
-    return replace(bound, value=factor * bound.value, method=f"{bound.method}, by the norms' equivalence")
-
-
-def _smallest(found: Sequence[UpperBound]) -> UpperBound:
-    """The bound of the smallest value, with all that the others know besides."""
-    best = min(found, key=lambda bound: bound.value)
-    notes = [bound.method for bound in found if bound.method == TOO_LARGE and math.isfinite(best.value)]
-    pairwise = [bound.pairwise for bound in found if bound.pairwise is not None]
-    return replace(
-        best,
-        method=f"{best.method} ({', '.join(notes)})" if notes else best.method,
-        pairwise=torch.stack(pairwise).amin(0) if pairwise else None,
-        steepest=next((bound.steepest for bound in found if bound.steepest is not None), None),
-    )
+    return from_euclidean(UpperBound(value, method, scope, certificate.pairwise), question)

@@ -19,8 +19,9 @@ from scipy.optimize import linprog  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from ..domains import Ball, Domain, box_of
-from .layers.activations import acts_entrywise, derivative, flattened, slope_interval
+from .layers.activations import acts_entrywise, derivative, slope_interval
 from .layers.constants import Reshaping, exact_copy
+from .layers.entrywise import flattened
 from .layers.layer import Layer
 from .layers.region import Region, Shape
 from .multipliers.chain import linear_weight

@@ -13,7 +13,7 @@ from cheaplip import Ball
 from cheaplip.bounds import subdivision
 from cheaplip.bounds.lower import lower_bound
 from cheaplip.bounds.upper import product_of_norms, upper_bound
-from cheaplip.errors import UnsupportedModuleError
+from cheaplip.errors import InputError, UnsupportedModuleError
 from support.searches import short_ascents, short_searches
 
 
@@ -223,6 +223,11 @@ REFUSED = {
     "samples in turn": (lambda net, x: x + torch.arange(len(x))[:, None], "differs between samples"),
     "flipped samples": (lambda net, x: x.flip(0), "mixes or moves"),
     "sorted samples": (lambda net, x: x.sort(0).values, "stay apart"),
+    "softmax over samples": (lambda net, x: x.softmax(0), "axis of a sample"),
+    "chosen for each sample": (lambda net, x: x[torch.arange(len(x)), [0, 1]], "index of each sample"),
+    "gathered for each sample": (lambda net, x: x.gather(1, torch.arange(len(x))[:, None]), "index of each sample"),
+    "samples as channels": (lambda net, x: functional.max_pool1d(x, 3, 1), "axis of channels"),
+    "channels of samples": (nn.Conv1d(2, 2, 3), "axis of channels"),
     "exponential": (lambda net, x: x.exp(), "exp"),
     "a jump": (lambda net, x: functional.hardshrink(x), "hardshrink"),
 }
@@ -231,5 +236,6 @@ REFUSED = {
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_told_from_one_run_is_refused(name):
     function, match = REFUSED[name]
-    with pytest.raises(UnsupportedModuleError, match=match):
-        upper_bound(Net(function, layer=nn.Linear(4, 4)), (4,))
+    model = function if isinstance(function, nn.Module) else Net(function, layer=nn.Linear(4, 4))
+    with pytest.raises(InputError, match=match):
+        upper_bound(model, (4,))

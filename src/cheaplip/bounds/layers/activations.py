@@ -16,48 +16,13 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..rounding import SLOPES
+from .entrywise import Partly
 
 Derivative = tuple[Callable[[Tensor], Tensor], dict[float, tuple[float, ...]]]
 """The derivative, exact at -inf and inf too, and its (one-sided) values at the points where it jumps or turns."""
 
 STRAIGHT = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Softshrink, nn.Threshold)
 """Activations made of straight pieces, whose slopes are numbers of their own; ReLU6 is a Hardtanh."""
-
-
-class Sine(nn.Module):
-    """Sin x, or cos x: of slopes in [-1, 1], wherever x is."""
-
-    def __init__(self, *, cosine: bool = False) -> None:
-        super().__init__()
-        self._function = torch.cos if cosine else torch.sin
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Entry by entry."""
-        return self._function(x)
-
-
-class Partly(nn.Module):
-    """An activation on some entries of a sample, the identity on the others.
-
-    Args:
-        inner: the activation.
-        mask: `(*shape)`, where it acts.
-    """
-
-    def __init__(self, inner: nn.Module, mask: Tensor) -> None:
-        super().__init__()
-        self.inner = inner
-        self.register_buffer("mask", mask)
-        self.mask: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Entry by entry."""
-        return torch.where(self.mask.to(x.device), self.inner(x), x)
-
-
-def flattened(module: nn.Module) -> nn.Module:
-    """The same activation for samples as vectors."""
-    return Partly(module.inner, module.mask.flatten()) if isinstance(module, Partly) else module
 
 
 @singledispatch

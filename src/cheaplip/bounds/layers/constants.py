@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from ...errors import UnsupportedModuleError
 from ...inference import device_of, evaluation_copy
 from ..rounding import NEXT
-from .activations import Sine, acts_entrywise, derivative, slope_interval
+from .activations import acts_entrywise, derivative, slope_interval
 from .convolutions import Convolution, convolution_norm
+from .entrywise import Sine
 from .linear_maps import Nonnegative, Reshape, Rotation, Scaling, Shift, schur
 from .region import Region, Shape
 

@@ -24,6 +24,8 @@ def _add(sign: float, call: Call) -> Value:
 
 
 def _reversed_subtraction(call: Call) -> Value:
+    if call.kwargs:
+        call.refuse()
     return _sum(call, call.args[1], call.args[0], -1.0)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..layers.activations import Sine
 from ..layers.convolutions import Convolution
+from ..layers.entrywise import Sine
 from ..network import Value
 from .call import Call
 
@@ -47,7 +47,7 @@ MAKERS: dict[str, Make] = {
     "softsign": nn.Softsign,
     "softshrink": nn.Softshrink,
     "tanhshrink": nn.Tanhshrink,
-    "threshold": nn.Threshold,
+    **dict.fromkeys(("threshold", "_threshold"), nn.Threshold),
     "rrelu": lambda lower=1 / 8, upper=1 / 3, training=False: nn.RReLU(lower, upper),
     "sigmoid": nn.Sigmoid,
     "logsigmoid": nn.LogSigmoid,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from ..layers.activations import Partly
+from ..layers.entrywise import Partly
 from ..layers.linear_maps import Rotation, Shift, keeps_samples_apart
 from ..layers.ordering import Ordering
 from ..network import Value

@@ -79,6 +79,11 @@ def _linear(call: Call) -> Value | list[Value]:
             call.refuse("of the states of all layers")
         return call.stacked.values[call.args[1]]
     value = call.only()
+    first = call.args[1] if call.name == "getitem" else None
+    chosen = isinstance(first[0] if isinstance(first, tuple) else first, Tensor | list)
+    own = [one for one in tensors_in([call.args[1:], call.kwargs]) if one.dim() and len(one) == 2 and not one[0].equal(one[1])]
+    if chosen or (call.name in ("gather", "take_along_dim") and own):
+        call.recorder.refuse("samples that are treated alike", f"{call.name} by an index of each sample")
     if call.name == "interpolate" and call.argument(3, "mode") == "bicubic":
         call.recorder.refuse("interpolation without negative coefficients", "bicubic")
     rest = [one.cpu() if isinstance(one, Tensor) else one for one in call.args[1:]]
