@@ -18,7 +18,8 @@ from joblib import Parallel, delayed
 from torch import nn
 
 from cheaplip import fit
-from cheaplip.bounds.lower import jacobian_lower_bound, pair_lower_bound
+from cheaplip.bounds.jacobian import jacobian_lower_bound
+from cheaplip.bounds.lower import pair_lower_bound
 from cheaplip.data import Dataset, load
 from cheaplip.models import mlp
 from cheaplip.provenance import provenance

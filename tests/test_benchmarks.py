@@ -8,7 +8,7 @@ from unittest.mock import MagicMock
 import pytest
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
-FOREIGN = ("deel", "pyautoattack")
+FOREIGN = ("deel", "eclipse_nn", "pyautoattack")
 """Packages of the peers that benchmarks compare with; who runs one installs them."""
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import cheaplip
+from support import rules_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -23,6 +24,12 @@ def test_a_step_with_a_certificate_lowers_the_upper_end():
     before = float(cheaplip.CertificateRegularizer(model, (4,)).bound().detach())
     exec(block, names)
     assert names["certificate"].upper_bound() < before
+
+
+def test_the_table_of_rules_is_that_of_the_rules():
+    do = "run python tests/support/rules_table.py"
+    # rules that tests register are of other modules
+    assert (ROOT / "docs" / "rules.md").read_text() == rules_table.page(), do
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

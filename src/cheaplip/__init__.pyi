@@ -1,5 +1,7 @@
 from . import data, lightning, models, sklearn
 from .bounds.bracket import LipschitzBracket, lipschitz_bracket
+from .bounds.jacobian import LowerBound
+from .bounds.lower import lower_bound
 from .bounds.radius import certified_radius
 from .data.arrays import Dataset
 from .domains import Ball
@@ -26,6 +28,7 @@ __all__ = [
     "LipschitzBracket",
     "LipschitzRegularizer",
     "LocalRegularizer",
+    "LowerBound",
     "PairSet",
     "PenaltySum",
     "PenaltyTerm",
@@ -39,6 +42,7 @@ __all__ = [
     "fit",
     "lightning",
     "lipschitz_bracket",
+    "lower_bound",
     "margin_cross_entropy",
     "matched_pairs",
     "models",

@@ -173,7 +173,7 @@ def bound(
     eps: Annotated[
         Any, typer.Option(help="Radii at which to certify.", parser=_numbers, metavar="NUMBERS")
     ] = "0.3,0.5,1.0,1.58",
-    budget: Annotated[float | None, typer.Option(help="Seconds after which the searches stop with what they have.")] = None,
+    budget: Annotated[float, typer.Option(help="Seconds after which the searches stop with what they have.")] = 60.0,
     data_dir: DataDir = None,
 ) -> None:
     """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples.

@@ -9,9 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cheaplip import PairSet, difference_quotient, lipschitz_bracket, perturbed_pairs
+from cheaplip import Ball, PairSet, certified_radius, difference_quotient, lipschitz_bracket, perturbed_pairs
+from cheaplip.bounds import climbing
 from cheaplip.bounds import lower as lower_bounds
-from cheaplip.bounds.lower import jacobian_lower_bound, jacobian_norms, lower_bound, pair_lower_bound
+from cheaplip.bounds.climbing import climb_jacobian
+from cheaplip.bounds.jacobian import jacobian_lower_bound, jacobian_norms
+from cheaplip.bounds.lower import lower_bound, pair_lower_bound
 from cheaplip.bounds.upper import product_of_norms, upper_bound
 from cheaplip.errors import InputError, UnsupportedModuleError
 from cheaplip.inference import evaluating, in_float64
@@ -74,6 +77,7 @@ def test_lower_is_below_upper_on_random_networks(network, scale):
     pairs = perturbed_pairs(inputs, noise=scale * 1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lower_bounds, "RESTARTS", 30)
+        patch.setattr(climbing, "ROUNDS", 5)
         lower = lower_bound(model, inputs, pairs=pairs, steps=3)
     assert all(module.training for module in model.modules())
     with short_searches():
@@ -176,7 +180,7 @@ def test_the_witness_of_a_pair_reproduces_its_value_inside_the_domain(seed, box)
 
 def test_the_witness_of_a_jacobian_reproduces_its_value(monkeypatch):
     model = nn.Sequential(nn.Flatten(), nn.Linear(6, 8), nn.Sigmoid(), nn.Linear(8, 3))
-    monkeypatch.setattr("cheaplip.bounds.lower.CHUNK", 3)
+    monkeypatch.setattr("cheaplip.bounds.jacobian.CHUNK", 3)
     found = jacobian_lower_bound(model, torch.randn(7, 2, 3))
     (point,) = found.witness
     jacobian = torch.func.jacrev(in_float64(model))(point.detach()[None]).reshape(3, 6)
@@ -280,7 +284,61 @@ def test_refuses_networks_that_are_not_finite():
 
 
 def test_without_an_upper_bound_the_lower_one_still_works():
-    model = nn.Sequential(nn.Linear(2, 2), nn.Softmax(1))
-    with pytest.raises(UnsupportedModuleError, match="Softmax"):
-        lipschitz_bracket(model, torch.randn(3, 2))
-    assert lower_bound(model, torch.randn(3, 2)).value > 0
+    model = nn.Sequential(nn.Linear(2, 2), nn.Hardshrink())
+    bracket = lipschitz_bracket(model, torch.randn(3, 2))
+    assert bracket.upper == bracket.ratio == math.inf
+    assert "hardshrink" in bracket.reason
+    assert "nothing is proved" in bracket.methods["upper"]
+    assert bracket.lower == lower_bound(model, torch.randn(3, 2)).value or bracket.lower > 0
+    assert (certified_radius(nn.Sequential(*model), torch.randn(3, 2), bracket) == 0).all()
+    with pytest.raises(UnsupportedModuleError, match="hardshrink"):
+        lipschitz_bracket(model, torch.randn(3, 2), require_upper=True)
+    with pytest.raises(UnsupportedModuleError, match="hardshrink"):
+        certified_radius(model, torch.randn(3, 2))
+
+
+def test_the_bracket_tells_its_budget_and_keeps_it():
+    model = nn.Sequential(*[part for _ in range(12) for part in (nn.Linear(60, 60), nn.Tanh())], nn.Linear(60, 60))
+    bracket = lipschitz_bracket(model, torch.randn(50, 60), budget=1.0)
+    assert bracket.budget == 1.0
+    assert bracket.seconds < 10  # far less than what the searches would take
+    assert 0 < bracket.lower <= bracket.upper
+    assert lipschitz_bracket(nn.Linear(2, 2), torch.randn(3, 2)).budget == 60
+
+
+@given(seed=st.integers(0, 1000), outputs=st.integers(65, 90))
+def test_power_iteration_for_many_outputs_is_never_above_and_near(seed, outputs):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(7, 20), nn.Softplus(), nn.Linear(20, outputs)).double()
+    x = torch.randn(3, 7, dtype=torch.float64)
+    exact = torch.linalg.matrix_norm(torch.func.vmap(torch.func.jacrev(model))(x), 2)
+    norms = jacobian_norms(model, x)
+    assert (norms <= exact * ROUNDING).all()
+    assert (norms >= 0.99 * exact).all()
+    assert (jacobian_norms(model, x, deadline=0.0) <= norms).all()
+
+
+@settings(max_examples=4)
+@given(seed=st.integers(0, 1000))
+def test_all_inputs_have_no_smaller_lower_end_than_those_of_a_box(seed):
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(5, 8), nn.GELU(), nn.Linear(8, 2))
+    inputs = torch.rand(4, 5)
+    box = (float(inputs.min()), float(inputs.max()))
+    everywhere, inside = (lower_bound(model, inputs, domain=domain, steps=15).value for domain in (None, box))
+    assert everywhere >= 0.999 * inside
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 1000), ball=st.booleans())
+def test_random_steps_meet_the_exact_constant_by_regions(seed, ball):
+    """In a domain so large that every region has a part in it."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(2, 5), nn.ReLU(), nn.Linear(5, 2)).double()
+    domain = Ball(torch.zeros(2), 50.0) if ball else (-50.0, 50.0)
+    options = {"input_norm": 2, "output_norm": 2, "deadline": math.inf}
+    found = climb_jacobian(model, torch.zeros(1, 2).double(), domain, **options)
+    exact = oracles.lipschitz_by_regions(model)
+    assert 0.99 * exact <= found.value <= exact * ROUNDING
+    assert found.witness[0].norm() <= 50 * 2**0.5
+    assert climb_jacobian(model, torch.zeros(1, 2).double(), domain, **{**options, "deadline": 0.0}).value <= found.value

@@ -54,12 +54,11 @@ def test_the_product_of_a_graph(name):
 
 
 REFUSED = {
-    "product of inputs": (lambda net, x: x * net.first(x), "mul"),
+    "product of inputs": (lambda net, x: x * net.first(x), "products of values at Net.*domain="),
     "division": (lambda net, x: net.first(x) / x, "div"),
-    "attention": (lambda net, x: torch.softmax(x[:, None] @ x[:, :, None], 1)[:, 0], "getitem|matmul"),
-    "branch on values": (lambda net, x: x if x.sum() > 0 else -x, "torch.fx can trace"),
+    "attention": (lambda net, x: torch.softmax(x[:, None] @ x[:, :, None], 1)[:, 0], "domain="),
+    "branch on values": (lambda net, x: x if (x.amax(1) > 0).all() else -x, "gt"),
     "mixed samples": (lambda net, x: torch.cat([x, x]), "cat"),
-    "sum that broadcasts": (lambda net, x: net.first(x)[:, :1] + x, "getitem"),
     "dropout that stays on": (lambda net, x: functional.dropout(x, 0.5), "dropout"),
     "two outputs": (lambda net, x: (x, net.first(x)), "one tensor"),
 }
@@ -75,10 +74,8 @@ def test_refuses_what_has_no_constant(name):
 def test_a_transformer_is_refused_by_the_layers_name_and_still_has_a_lower_bound():
     layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
     model = nn.Sequential(nn.Unflatten(1, (2, 4)), layer, nn.Flatten(), nn.LayerNorm(8))
-    with pytest.raises(UnsupportedModuleError, match=r"attention.*at '1'.*lower bound alone"):
+    with pytest.raises(UnsupportedModuleError, match=r"products of values at '1.self_attn'.*domain="):
         upper_bound(model, (8,))
-    with pytest.raises(UnsupportedModuleError, match=r"LayerNorm.*divides by the spread.*at '2'.*BatchNorm"):
-        upper_bound(nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.LayerNorm(8)), (8,))
     assert lower_bound(model, torch.randn(3, 8), steps=2).value > 0
 
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import pytest
 
+from cheaplip.bounds import branching, climbing
 from cheaplip.bounds.multipliers import bound
 from cheaplip.bounds.multipliers.search import search_multipliers
 from cheaplip.pairs import ascent
@@ -15,8 +15,15 @@ from cheaplip.pairs import ascent
 @contextmanager
 def short_searches(iterations: int = 5) -> Iterator[None]:
     """Upper bounds from a few iterations of the search for multipliers: any multipliers prove one."""
+
+    def shorter(*given: Any, **options: Any) -> Any:
+        return search_multipliers(*given, **{**options, "iterations": iterations})
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bound, "search_multipliers", partial(search_multipliers, iterations=iterations))
+        patch.setattr(bound, "search_multipliers", shorter)
+        patch.setattr(branching, "search_multipliers", shorter)
+        patch.setattr(branching, "PATIENCE", 2)
+        patch.setattr(climbing, "ROUNDS", 2 * iterations)
         yield
 
 
@@ -30,4 +37,6 @@ def short_ascents(most: int = 3) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ascent, "climb", shorter)
+        patch.setattr(climbing, "ROUNDS", most)
+        patch.setattr(climbing, "POINTS", 10 * most)
         yield

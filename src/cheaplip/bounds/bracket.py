@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from ..domains import Domain, describe
-from ..errors import ContradictionError, InputError
+from ..errors import ContradictionError, InputError, UnsupportedModuleError
 from ..pairs.sets import PairSet
-from .lower import JACOBIAN_NORMS, jacobian_lower_bound, lower_bound
+from .jacobian import JACOBIAN_NORMS, jacobian_lower_bound
+from .lower import lower_bound
+from .question import UpperBound
 from .rounding import QUOTIENTS
 from .upper import upper_bound
 
@@ -28,6 +31,8 @@ class LipschitzBracket:
     seconds: float
     input_norm: float = 2
     output_norm: float = 2
+    budget: float | None = None  # seconds that the searches might take; None: until they converged
+    reason: str | None = None  # why there is no upper end, where it is inf
     pairwise: Tensor | None = None
     """`(outputs, outputs)` upper bounds of Lip(f_i - f_j), 2-norm on inputs; None where the certificate gives none."""
 
@@ -44,10 +49,11 @@ def lipschitz_bracket(
     domain: Domain | None = None,
     input_norm: float = 2,
     output_norm: float = 2,
-    budget: float | None = None,
+    budget: float | None = 60.0,
     pairwise: bool = False,
     pairs: PairSet | None = None,
     steps: int = 50,
+    require_upper: bool = False,
 ) -> LipschitzBracket:
     """A lower and an upper bound of Lip(f).
 
@@ -56,19 +62,20 @@ def lipschitz_bracket(
     subdivision, which mostly ends with the two 1 % apart (see `upper_bound`).
 
     Args:
-        model: f; for the upper end a network that torch.fx can trace, of layers with a known constant.
+        model: f; for the upper end a network of layers and operations with a rule, in whatever order and branches.
         inputs: start points of the search for the lower end, `(n, *input)`.
         domain: box or `Ball` on which Lip(f) is meant: the search stays in it, and the upper end need hold there only.
         input_norm: exponent of the norm on inputs, 2 or inf.
         output_norm: exponent of the norm on outputs, 2 or inf.
-        budget: seconds after which both searches stop with what they have, half for each; None: until they converge.
+        budget: seconds after which the searches stop with what they have, half for each; None: until they converge.
         pairwise: search multipliers for every difference of two outputs too, for larger certified radii.
         pairs: further start pairs, such as those of a regularizer.
         steps: ascent steps.
+        require_upper: raise where there is no upper end; else the bracket has `upper = inf` and the reason.
 
     Raises:
         InputError: no inputs, inputs or parameters that are not finite, other norms, a budget <= 0.
-        UnsupportedModuleError: a layer without a rule; `lower_bound` still works.
+        UnsupportedModuleError: with `require_upper`, a layer without a rule, or a product of values without a domain.
         ContradictionError: the lower end is above the upper one. One of the two is wrong; nothing is reported.
     """
     if budget is not None and not budget > 0:
@@ -77,9 +84,9 @@ def lipschitz_bracket(
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     shape = tuple(inputs.shape[1:])
     half = math.inf if budget is None else budget / 2
-    upper = upper_bound(model, shape, domain=domain, pairwise=pairwise, deadline=begun + half, **norms)
-    deadline = math.inf if budget is None else begun + budget
-    lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, deadline=deadline, **norms)
+    upper = _upper(model, shape, require_upper, domain=domain, pairwise=pairwise, deadline=begun + half, **norms)
+    left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
+    lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, budget=left, **norms)
     if upper.steepest is not None and (input_norm, output_norm) in JACOBIAN_NORMS:
         lower = max(
             lower,
@@ -95,6 +102,17 @@ def lipschitz_bracket(
         {"lower": lower.method, "upper": upper.method},
         describe(domain),
         time.monotonic() - begun,
+        budget=budget,
+        reason=upper.method if upper.value == math.inf else None,
         pairwise=upper.pairwise,
         **norms,
     )
+
+
+def _upper(model: nn.Module, shape: tuple[int, ...], required: bool, **options: Any) -> UpperBound:
+    try:
+        return upper_bound(model, shape, **options)
+    except UnsupportedModuleError as error:
+        if required:
+            raise
+        return UpperBound(math.inf, f"nothing is proved: {error}", describe(options["domain"]))

@@ -1,188 +1,233 @@
-"""From a module to the tree of `network`, by torch.fx: which layers a network has, in which order and branches."""
+"""From a module to the graph of `network`, by running it once: which layers it has, in which order and branches.
+
+The forward pass runs as it is, on two samples of zeros, under a mode that sees every function of torch. Each function of
+values of the network needs a rule in `operations`; a module with a rule of its own is one layer. What would read a number
+(`if x.sum() > 0`), a value changed in place after another was made of it, and a tensor of unknown origin are refused, so
+that the one run speaks for all inputs.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-import operator
-from collections.abc import Callable
-from dataclasses import replace
-from functools import partial
-from typing import Any
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import torch
-from torch import Tensor, fx, nn
-from torch.nn import functional
+from torch import Tensor, nn
+from torch.nn.modules import module as hooks
+from torch.overrides import TorchFunctionMode
 
+from ..domains import Domain
 from ..errors import InputError, UnsupportedModuleError, one_line
 from ..inference import device_of, evaluating
-from .layers.constants import check_forward, has_rule, layer_norm
+from .layers.constants import Positive, exact_copy, layer_norm, rule_type
+from .layers.convolutions import Convolution
+from .layers.images import image
 from .layers.layer import Layer, Shape
-from .network import Concatenation, LayerChain, Multiple, Network, Node, Sum
+from .layers.linear_maps import keeps_samples_apart
+from .layers.normalization import InstanceNorm
+from .layers.ordering import MaxPool
+from .layers.region import of_domain
+from .network import Applied, Network, Value
+from .operations.decompositions import MODULE_DECOMPOSITIONS
+from .operations.recorder import ADVICE, Recorder, Stacked, tensors_in
+from .operations.rules import apply_rule, reads_no_number
 
-ADVICE = (
-    "Products, divisions and attention of inputs have none on all inputs. Put the operation into a module and register a "
-    "rule for it with cheaplip.bounds.layers.layer_norm.register, or use the lower bound alone."
-)
-
-_absolute = partial(nn.LeakyReLU, -1.0)
-
-FUNCTIONS: dict[Any, Callable[..., nn.Module]] = {
-    functional.relu: nn.ReLU,
-    torch.relu: nn.ReLU,
-    "relu": nn.ReLU,
-    functional.relu6: nn.ReLU6,
-    functional.leaky_relu: nn.LeakyReLU,
-    functional.elu: nn.ELU,
-    functional.selu: nn.SELU,
-    functional.gelu: nn.GELU,
-    functional.silu: nn.SiLU,
-    functional.softplus: nn.Softplus,
-    functional.softsign: nn.Softsign,
-    functional.sigmoid: nn.Sigmoid,
-    torch.sigmoid: nn.Sigmoid,
-    "sigmoid": nn.Sigmoid,
-    functional.tanh: nn.Tanh,
-    torch.tanh: nn.Tanh,
-    "tanh": nn.Tanh,
-    torch.abs: _absolute,
-    operator.abs: _absolute,
-    "abs": _absolute,
-    functional.max_pool2d: nn.MaxPool2d,
-    functional.avg_pool2d: nn.AvgPool2d,
-    torch.flatten: nn.Flatten,
-    "flatten": nn.Flatten,
-}
-"""Functions, and methods of tensors by name, that are the same as a module made with the same arguments."""
-RESHAPING = {"view", "reshape", "contiguous", torch.reshape}
+WEIGHT_HOOKS = ("torch.nn.utils.",)
+"""Hooks from there make the weight before a forward pass; others may change inputs."""
 
 
-def trace(model: nn.Module, shape: Shape) -> Network:
-    """The tree of a network whose leaves are layers with a rule.
+def trace(model: nn.Module, shape: Shape, domain: Domain | None = None) -> Network:
+    """The graph of a network whose layers have rules, and where its values lie.
 
     Args:
         model: the network, in evaluation mode as far as bounds are concerned.
         shape: of one input, without the batch dimension.
+        domain: where the input lies; None: anywhere.
 
     Raises:
-        UnsupportedModuleError: a forward pass that cannot be traced, a layer or an operation without a rule, by name.
+        UnsupportedModuleError: a layer or an operation without a rule, by name and place.
         InputError: parameters that are not finite, or a network that does not take inputs of this shape.
     """
-    with torch.no_grad(), evaluating(model):
-        walk = _Walk(_graph(model), type(model).__name__)
-        dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-        # two samples: what mixes them up changes the first dimension
-        try:
-            result = walk.run(torch.zeros(2, *shape, dtype=dtype, device=device_of(model)))
-        except InputError as error:  # the interpreter has added its own state to the message
-            raise type(error)(error.expected, error.got, error.do) from None
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            got = f"inputs of shape {shape}: {str(error).partition(chr(10))[0]}"
-            raise InputError("a network that takes these inputs", got, "Fit one to the other.") from None
-    root = walk.nodes.get(walk.last)
-    if root is None or not isinstance(result, Tensor):
-        raise UnsupportedModuleError("a network that returns one tensor", type(result).__name__, "Return that tensor alone.")
-    return Network(root, shape, tuple(result.shape[1:]))
-
-
-def _graph(model: nn.Module) -> fx.GraphModule:
+    model = getattr(model, "_orig_mod", model)  # torch.compile hides what is computed
     if not all(values.isfinite().all() for values in itertools.chain(model.parameters(), model.buffers())):
         raise InputError("finite parameters", "nan or inf", "Training may have diverged: use an earlier checkpoint.")
-    root = nn.Sequential(model)  # so that a network of one layer is a leaf too
-    try:
-        return fx.GraphModule(root, _Tracer().trace(root))
-    except UnsupportedModuleError:
-        raise
-    except Exception as error:  # tracing runs the user's code with proxies
-        do = "Write its forward without branches on values, register a rule for it, or use the lower bound alone."
-        got = f"{type(model).__name__}: {one_line(error)}"
-        raise UnsupportedModuleError("a network that torch.fx can trace", got, do) from None
-
-
-class _Tracer(fx.Tracer):
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        own = type(m).forward is nn.Sequential.forward or not type(m).__module__.startswith("torch.nn")
-        return has_rule(m) or not own
-
-
-class _Walk(fx.Interpreter):
-    """Runs the graph on two samples and notes the tree of each value on the way."""
-
-    def __init__(self, graph: fx.GraphModule, name: str) -> None:
-        super().__init__(graph)
-        self.nodes: dict[Any, Node] = {}
-        self.last: Any = None
-        self._name = name
-
-    def run_node(self, n: Any) -> Any:
-        if n.op == "call_module" and isinstance(n.args[0], fx.Node) and n.args[0] in self.nodes:
-            self._check(n, self.fetch_attr(str(n.target)), tuple(self.env[n.args[0]].shape[1:]))
-        result = super().run_node(n)
-        node = self._node(n, result)
-        if node is not None:
-            if isinstance(result, Tensor) and (result.dim() < 2 or len(result) != 2):
-                got = f"{self._described(n)} of shape {tuple(result.shape)}"
-                raise UnsupportedModuleError("samples that stay apart", got, ADVICE)
-            uses = [user for user in n.users if user.target not in ("size", "dim", getattr)]
-            branches = len(uses) > 1 and (not isinstance(node, LayerChain) or node.layers)
-            self.nodes[n] = LayerChain(source=node) if branches else node  # what follows a branch is a chain of its own
-        return result
-
-    def _node(self, n: Any, result: Any) -> Node | None:
-        if n.op == "placeholder":
-            return LayerChain()
-        if n.op == "output":
-            self.last = n.args[0]
-            return None
-        inputs = [self.nodes[node] for node in n.all_input_nodes if node in self.nodes]
-        if not inputs or isinstance(result, (int, torch.Size)):
-            return None  # parameters, and sizes of tensors
-        args: list[Any] = [self.env.get(arg) if isinstance(arg, fx.Node) else arg for arg in n.args]
-        if n.op == "call_module":
-            layer = Layer(self.fetch_attr(str(n.target)), tuple(args[0].shape[1:]), tuple(result.shape[1:]))
-            return _chain(inputs[0]).append(layer)
-        return self._operation(n, args, inputs, result)
-
-    def _described(self, n: Any) -> str:
-        path = str(n.target) if n.op == "call_module" else next(reversed((n.meta.get("nn_module_stack") or {"": 0}).keys()))
-        return repr(path.removeprefix("0.")) if path not in ("", "0") else self._name
-
-    def _check(self, n: Any, module: nn.Module, shape: Shape) -> None:
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+    x = torch.zeros(2, *shape, dtype=dtype, device=device_of(model))
+    recording = _Recording(model, x, Value(of_domain(domain, shape)))
+    with torch.no_grad(), evaluating(model), recording.watching():
         try:
-            check_forward(module)
+            result = model(x)
+        except InputError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            got = f"inputs of shape {shape}: {str(error).partition(chr(10))[0]}"
+            raise InputError("a network that takes these inputs", got, "Fit one to the other.") from None
+        except Exception as error:  # the user's code
+            got = f"{type(model).__name__}: {one_line(error)}"
+            raise UnsupportedModuleError("a network whose forward pass runs", got, "Use the lower bound alone.") from None
+    if not isinstance(result, Tensor):
+        raise UnsupportedModuleError("a network that returns one tensor", type(result).__name__, "Return that tensor alone.")
+    return Network(recording.value(result), shape)
+
+
+@dataclass(frozen=True)
+class _Record:
+    tensor: Tensor  # held, so that no other gets its id
+    version: int  # of its data, when it was recorded
+    value: Value | Stacked | None  # None for constants
+
+
+class _Recording(TorchFunctionMode, Recorder):
+    """Notes the value of each tensor on the way."""
+
+    def __init__(self, model: nn.Module, x: Tensor, value: Value) -> None:
+        super().__init__()
+        self._records: dict[int, _Record] = {}
+        self._names = {id(module): name for name, module in model.named_modules()}
+        self._kind = type(model).__name__
+        self._path: list[str] = []
+        self._leaf: tuple[nn.Module, Value | Stacked | None] | None = None
+        self._busy = False
+        self.pairs = {}
+        for module in model.modules():
+            for one in tensors_in(list(vars(module).values())):
+                self.record(one, None)
+        for one in itertools.chain(model.parameters(), model.buffers()):
+            self.record(one, None)
+        self.record(x, value)
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Sees functions and modules inside."""
+        before = hooks.register_module_forward_pre_hook(self._enter)
+        after = hooks.register_module_forward_hook(self._leave, with_kwargs=True)
+        try:
+            with self:
+                yield
+        finally:
+            before.remove()
+            after.remove()
+
+    def record(self, tensor: Tensor, value: Value | Stacked | None) -> None:
+        """Note that the tensor holds this value, or a constant."""
+        if isinstance(value, Value) and (tensor.dim() < 1 or len(tensor) != 2 or tuple(tensor.shape[1:]) != value.shape):
+            self.refuse("samples that stay apart", f"one of shape {tuple(tensor.shape)}")
+        self._records[id(tensor)] = _Record(tensor, tensor._version, value)
+
+    def value(self, tensor: Tensor) -> Value:
+        """What it holds; constants are refused."""
+        value = self.find(tensor)
+        if not isinstance(value, Value):
+            self.refuse("a value that depends on the input, a sample first", "a constant or another layout")
+        return value
+
+    def find(self, tensor: Tensor) -> Value | Stacked | None:
+        """What it holds; None for a constant."""
+        known = self._records.get(id(tensor))
+        if known is None:
+            do = "Register constants as buffers, and compute values with functions of torch that have a rule."
+            self.refuse("tensors made of the input, or constants", "one of unknown origin", do)
+        if known.version != tensor._version:
+            do = "Write it without the change in place."
+            self.refuse("values that stay as they were", "one that was changed in place later", do)
+        return known.value
+
+    def layer(self, module: nn.Module, value: Value, out: Shape) -> Value:
+        """The value of a layer; settings without a rule are refused."""
+        self._check(module, value.shape)
+        layer = Layer(module, value.shape, out, value.region)
+        return Applied(image(layer), (value,), layer=layer)
+
+    def _check(self, module: nn.Module, shape: Shape) -> None:
+        kind = rule_type(module)
+        axes = re.search(r"(\d)d$", "" if kind is None else kind.__name__)
+        channels = isinstance(module, Convolution | MaxPool | InstanceNorm | nn.Softmax2d)
+        if (axes and channels and len(shape) != int(axes[1]) + 1) or (isinstance(module, nn.Linear) and not shape):
+            self.refuse("samples with an axis of channels", f"one of shape {shape} for {type(module).__name__}", "Add one.")
+        if isinstance(module, Positive) and not keeps_samples_apart(exact_copy(module), shape):
+            self.refuse("samples that stay apart", f"{type(module).__name__} of samples of shape {shape}")
+        if isinstance(module, nn.Linear | Convolution):  # these have a constant whatever their settings, and a costly one
+            return
+        try:
             layer_norm(module, shape)
         except UnsupportedModuleError as error:
-            raise UnsupportedModuleError(error.expected, f"{error.got} at {self._described(n)}", error.do) from None
+            raise UnsupportedModuleError(error.expected, f"{error.got} at {self.where}", error.do) from None
 
-    def _operation(self, n: Any, args: list[Any], inputs: list[Node], result: Any) -> Node:
-        kind = getattr(n.target, "__name__", n.target)
-        moving = [arg for arg in n.args if isinstance(arg, fx.Node) and arg in self.nodes]
-        env: dict[Any, Any] = self.env
-        shapes = [tuple(env[arg].shape[1:]) for arg in moving]
-        out = tuple(result.shape[1:]) if isinstance(result, Tensor) else None
-        if out is None:
-            pass
-        elif n.target in RESHAPING or (n.target is functional.dropout and n.kwargs.get("training") is False):
-            return _chain(inputs[0]).append(Layer(nn.Identity(), shapes[0], out))
-        elif n.target in FUNCTIONS and len(inputs) == 1:
-            options = {name: value for name, value in n.kwargs.items() if name != "inplace"}
-            module = FUNCTIONS[n.target](*args[1:], **options)
-            self._check(n, module, shapes[0])
-            return _chain(inputs[0]).append(Layer(module, shapes[0], out))
-        elif kind in ("add", "sub", "iadd", "isub") and not n.kwargs and all(shape == out for shape in shapes):
-            if len(moving) == 1:
-                return replace(_chain(inputs[0]), shifted=True)
-            return Sum(tuple(self.nodes[arg] for arg in moving))
-        elif kind in ("mul", "truediv", "neg") and len(moving) == 1 and (kind == "mul" or n.args[0] in self.nodes):
-            factor = -1.0 if kind == "neg" else args[1] if n.args[0] in self.nodes else args[0]
-            if isinstance(factor, (int, float)) and (factor or kind == "mul"):
-                return Multiple(1 / factor if kind == "truediv" else factor, inputs[0])
-        elif kind in ("cat", "concat") and all(part in self.nodes for part in n.args[0]):
-            dim = args[1] if len(args) > 1 else n.kwargs.get("dim", 0)
-            if dim % result.dim() != 0:  # not along the samples
-                return Concatenation(tuple(self.nodes[part] for part in n.args[0]))
-        raise UnsupportedModuleError("an operation with a known Lipschitz constant", f"{kind} at {self._described(n)}", ADVICE)
+    @property
+    def where(self) -> str:
+        """The module that is running."""
+        return repr(self._path[-1]) if self._path and self._path[-1] else self._kind
 
+    def refuse(self, expected: str, got: str, do: str = ADVICE) -> NoReturn:
+        """Raise, with the place."""
+        raise UnsupportedModuleError(expected, f"{got} at {self.where}", do)
 
-def _chain(node: Node) -> LayerChain:
-    """The chain to continue: the node itself, or one that begins at it."""
-    return node if isinstance(node, LayerChain) else LayerChain(source=node)
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run it, and note what its results hold."""
+        kwargs = kwargs or {}
+        if self._leaf is not None or self._busy or reads_no_number(func):
+            return func(*args, **kwargs)
+        given = list(tensors_in([args, kwargs]))
+        if any(self.find(tensor) for tensor in given):
+            return apply_rule(self, func, args, kwargs)
+        result = func(*args, **kwargs)
+        for tensor in (*given, *tensors_in([result])):
+            self.record(tensor, None)
+        return result
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """What is computed inside is of the network."""
+        with self:
+            yield
+
+    @contextlib.contextmanager
+    def unwatched(self) -> Iterator[None]:
+        """What is computed inside is not of the network."""
+        self._busy, before = True, self._busy
+        try:
+            yield
+        finally:
+            self._busy = before
+
+    def _enter(self, module: nn.Module, args: Any) -> None:
+        if self._leaf is not None or self._busy:
+            return
+        self._path.append(self._names.get(id(module), type(module).__name__))
+        foreign = [hook for hook in module._forward_pre_hooks.values() if not type(hook).__module__.startswith(WEIGHT_HOOKS)]
+        if foreign or not args or not isinstance(args[0], Tensor) or not self.find(args[0]):
+            return
+        if type(module) in MODULE_DECOMPOSITIONS or (rule_type(module) is not None and len(args) == 1):
+            self._leaf = (module, self.find(args[0]))
+
+    def _leave(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
+        if self._busy or (self._leaf is not None and self._leaf[0] is not module):
+            return
+        if self._leaf is not None:
+            value, self._leaf = self._leaf[1], None
+            if type(module) in MODULE_DECOMPOSITIONS:
+                self._note_written_out(result, MODULE_DECOMPOSITIONS[type(module)](module, *args, **kwargs))
+            else:
+                with self.unwatched():
+                    if not isinstance(value, Value):
+                        self.refuse("samples in the first axis", "the states of all layers", "Take one of them.")
+                    self._check(module, value.shape)
+                    if not isinstance(result, Tensor):
+                        self.refuse("a layer that returns one tensor", type(module).__name__)
+                    self.record(result, self.layer(module, value, tuple(result.shape[1:])))
+        self._path.pop()
+
+    def _note_written_out(self, result: Any, written: tuple[Tensor, Any]) -> None:
+        """The results of a module from those of the functions that it is written out in."""
+        output, states = written
+        self.record(result[0], self.find(output))
+        if states is not None:
+            values = [self.value(state) for state in states]
+            kinds = result[1] if isinstance(result[1], tuple) else (result[1],)
+            for i, kind in enumerate(kinds):
+                own = values[i * len(kind) : (i + 1) * len(kind)]
+                self._records[id(kind)] = _Record(kind, kind._version, Stacked(tuple(own)))

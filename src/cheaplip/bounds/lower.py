@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +14,12 @@ from torch import Tensor, nn
 from ..domains import Ball, Domain, box_of, projected
 from ..errors import InputError
 from ..inference import Model, evaluating, in_float32, in_float64
-from ..norms import dual_exponent, per_sample, sample_norm
+from ..norms import per_sample, sample_norm
 from ..pairs import ascent
 from ..pairs.quotient import pair_quotient
 from ..pairs.sets import PairSet
+from .climbing import climb_jacobian, pays
+from .jacobian import JACOBIAN_NORMS, LowerBound, check_finite, jacobian_lower_bound
 
 RESTARTS, RESTARTS_INSIDE = 150, 16
 """Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""
@@ -26,19 +27,6 @@ FINALISTS = 8
 """Pairs that take the most ascent steps."""
 ROUGH_SEPARATION = 1e-2
 """In float32 pairs are kept this far apart, in units of their mean distance: differences of points and outputs are rounded."""
-CHUNK = 250
-"""Points whose Jacobians are in memory at once."""
-JACOBIAN_NORMS = {(2, 2), (2, math.inf), (math.inf, math.inf)}
-"""Input and output norms for which the norm of a matrix has a formula."""
-
-
-@dataclass(frozen=True)
-class LowerBound:
-    """A value that Lip(f) is at least, and where it is attained."""
-
-    value: float
-    method: str
-    witness: tuple[Tensor, ...]  # a pair (u, v), or one point x at which the Jacobian has this norm
 
 
 def lower_bound(
@@ -50,12 +38,13 @@ def lower_bound(
     steps: int = 50,
     input_norm: float = 2,
     output_norm: float = 2,
-    deadline: float = math.inf,
+    budget: float | None = None,
 ) -> LowerBound:
     """The largest of the quotients after ascent and the norms of Jacobians.
 
     Ascent starts from the inputs, from `pairs`, and from random pairs that are far apart: anywhere in the domain, or,
-    without one, as far out as the inputs reach and further. Jacobians are taken beside the inputs.
+    without one, as far out as the inputs reach and further, and also where the inputs lie. Jacobians are taken beside the
+    inputs.
 
     Args:
         model: f.
@@ -65,11 +54,16 @@ def lower_bound(
         steps: of each round of the ascent from inputs and `pairs`; random pairs take four times as many.
         input_norm: exponent of the norm on inputs.
         output_norm: exponent of the norm on outputs.
-        deadline: `time.monotonic()` at which the ascents stop with what they have.
+        budget: seconds after which to stop with what there is; None: until the searches converge.
 
     Raises:
         InputError: no inputs, inputs or a model that are not finite.
+
+    Example:
+        >>> round(lower_bound(nn.Linear(2, 1), torch.zeros(1, 2), budget=10).value, 3) > 0
+        True
     """
+    deadline = math.inf if budget is None else time.monotonic() + budget
     if len(inputs) == 0 or not inputs.isfinite().all():
         raise InputError("at least one finite input to start from", tuple(inputs.shape), "Give some samples.")
     x = inputs.detach().double()
@@ -84,25 +78,35 @@ def lower_bound(
     jittered = u + 1e-6 * away  # inputs may lie on kinks of f (a black image, no biases); random points do not
     if pairs is not None:
         u, v = torch.cat([u, pairs.u.to(u)]), torch.cat([v, pairs.v.to(v)])
-    starts = [(u, v, steps)]
+    ends = low + width * torch.rand(2, RESTARTS_INSIDE, *x.shape[1:], generator=generator).to(u)
+    starts = [(u, v, steps), (ends[0], ends[1], 4 * steps)]
     if domain is None:  # where far away f has its steepest slopes, wide pairs find them
         centre = (low + high) / 2 + width * torch.randn(RESTARTS, *x.shape[1:], generator=generator).to(u)
         gap = torch.tensor([3.0, 10.0, 30.0])[torch.arange(RESTARTS) % 3].to(u)
         far_points = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
         starts.append((centre, far_points, 4 * steps))
-    else:
-        ends = low + width * torch.rand(2, RESTARTS_INSIDE, *x.shape[1:], generator=generator).to(u)
-        starts.append((ends[0], ends[1], 4 * steps))
     norms = {"input_norm": input_norm, "output_norm": output_norm}
-    candidates = [
-        pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=deadline, **norms)
-        for first, second, n in starts
-    ]
+    candidates = []
+    if domain is None and bool(low < high):  # never below the bound on the box that the inputs span
+        box, part = (float(low), float(high)), None if budget is None else budget / 3
+        candidates.append(lower_bound(model, inputs, domain=box, pairs=pairs, steps=steps, budget=part, **norms))
     full_dimensional = domain is None or bool((low < high).all())  # across an input that is held, f may be steeper
     if (input_norm, output_norm) in JACOBIAN_NORMS and full_dimensional:
-        inside = jittered if domain is None else projected(jittered, domain)
-        candidates.append(jacobian_lower_bound(model, inside, input_norm=input_norm, output_norm=output_norm))
+        inside = torch.cat([jittered, ends[0]])
+        inside = inside if domain is None else projected(inside, domain)
+        candidates.append(jacobian_lower_bound(model, inside, deadline=_part_of(deadline, 4), **norms))
+        if pays(inside):
+            candidates.append(climb_jacobian(model, inside, domain, deadline=_part_of(deadline, 3), **norms))
+    for i, (first, second, n) in enumerate(starts):
+        until = _part_of(deadline, len(starts) - i)
+        candidates.append(pair_lower_bound(model, first, second, steps=n, domain=domain, deadline=until, **norms))
     return max(candidates, key=lambda bound: bound.value)
+
+
+def _part_of(deadline: float, parts: int) -> float:
+    """When one of so many equal parts of the time that is left is over."""
+    now = time.monotonic()
+    return now + (deadline - now) / parts
 
 
 def pair_lower_bound(
@@ -146,8 +150,10 @@ def pair_lower_bound(
     rounding = 1e-10 * float(sample_norm(points[:, 0], input_norm).max())
     floor = max(separation * float(gap.mean()), rounding)
     given = pair_quotient(f, points, input_norm, output_norm)
-    _check_finite(given)
-    best = points[torch.where(gap >= floor, given, 0.0).argmax()]
+    check_finite(given)
+    order = torch.where(gap >= floor, given, 0.0).argsort(descending=True)
+    points = points[order]
+    best = points[0]
 
     def climb(model: Model, points: Tensor, min_distance: float) -> tuple[Tensor, Tensor]:
         box = None if domain is None else box_of(domain, tuple(u.shape[1:]))
@@ -177,7 +183,7 @@ def pair_lower_bound(
         points = points[quotient.topk(max(FINALISTS, len(points) // 4)).indices].double()
         if domain is not None:
             points = projected(points, domain)
-    points, quotient = climb(f, torch.cat([points, best[None]]), floor)
+    points, quotient = climb(f, torch.cat([points[:FINALISTS], best[None]]), floor)
     if isinstance(domain, Ball):
         points = projected(points, domain)
         with torch.no_grad():
@@ -185,46 +191,3 @@ def pair_lower_bound(
         quotient = torch.where(sample_norm(points[:, 0] - points[:, 1], input_norm) >= floor, quotient, 0.0)
     first = int(quotient.argmax())
     return LowerBound(float(quotient[first]), "ascent on pairs", (points[first, 0], points[first, 1]))
-
-
-def jacobian_lower_bound(model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2) -> LowerBound:
-    """The largest operator norm of the Jacobian of f at the points x, `(n, *input)`: Lip(f) is its supremum.
-
-    One backward pass an output. The points must not lie on kinks of f: there, what autograd gives may be no derivative.
-    `lower_bound` therefore takes random points beside the inputs.
-
-    Raises:
-        InputError: a model whose Jacobian is not finite, norms without a formula (from inf to 2).
-    """
-    f = in_float64(model)
-    parts = x.detach().double().split(CHUNK)
-    norms = torch.cat([jacobian_norms(f, points, input_norm=input_norm, output_norm=output_norm) for points in parts])
-    best = int(norms.argmax())
-    return LowerBound(float(norms[best]), "norm of the Jacobian", (x.detach()[best].double(),))
-
-
-def jacobian_norms(model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2) -> Tensor:
-    """Operator norm of the Jacobian of f at each point of x, `(n, *input)` -> `(n,)`."""
-    if (input_norm, output_norm) not in JACOBIAN_NORMS:
-        do = "Use pairs for others."
-        raise InputError("norms (2, 2), (2, inf) or (inf, inf) for the Jacobian", (input_norm, output_norm), do)
-    x = x.detach().requires_grad_()
-    with evaluating(model), torch.enable_grad():
-        outputs = model(x).reshape(len(x), -1)
-        rows = [torch.autograd.grad(output.sum(), x, retain_graph=True)[0] for output in outputs.unbind(1)]
-    jacobian = torch.stack([row.reshape(len(x), -1) for row in rows], dim=1)  # (n, outputs, inputs)
-    _check_finite(jacobian)
-    norms: Tensor
-    if output_norm == math.inf:
-        norms = torch.linalg.vector_norm(jacobian, ord=dual_exponent(input_norm), dim=2).amax(1)
-        return norms
-    # the Gram matrix is far smaller than the Jacobian, and float64 leaves half its digits to the root
-    gram = jacobian @ jacobian.mT if jacobian.shape[1] <= jacobian.shape[2] else jacobian.mT @ jacobian
-    norms = torch.linalg.eigvalsh(gram)[:, -1].clamp(min=0).sqrt()
-    return norms
-
-
-def _check_finite(values: Tensor) -> None:
-    if not values.isfinite().all():
-        do = "Look for nan among its parameters: training may have diverged."
-        raise InputError("a model with finite outputs and derivatives", "nan or inf", do)

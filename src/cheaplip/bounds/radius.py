@@ -39,7 +39,7 @@ def certified_radius(
     Source: Tsuzuku, Sato, Sugiyama, Lipschitz-margin training, 2018.
     """
     if bracket is None:
-        bracket = lipschitz_bracket(model, x[:1], steps=1)
+        bracket = lipschitz_bracket(model, x[:1], steps=1, require_upper=True)
     f = in_float64(model)
     with torch.no_grad():
         logits = torch.cat([forward(f, part.double()) for part in x.split(1000)])

@@ -29,16 +29,17 @@ from torch import Tensor, nn
 from ..domains import Ball, Domain, box_of
 from .layers.activations import acts_entrywise, derivative, slope_interval
 from .layers.constants import BatchNorm, Reshaping, exact_copy
+from .layers.entrywise import flattened
 from .layers.layer import Layer
 from .multipliers.chain import linear_weight
 from .rounding import SLOPES, TINY, UNIT, gamma
 
-FEW = 4
+FEW = 6
 """With more inputs than this there would be too many cells."""
 TOLERANCE = 0.01
 """The search ends when the bound is at most this share above the largest norm that it has met."""
-CELLS, WORK = 2**18, 2**37
-"""It gives up after about so many cells, or multiplications: a minute of one core."""
+CELLS, WORK = 2**20, 2**39
+"""It gives up after about so many cells, or multiplications: some minutes of one core."""
 AT_ONCE, ENTRIES = 2**11, 2**23
 """Cells that are split in one round; fewer where a tensor would have more than so many entries."""
 BRANCHES = 2**6
@@ -115,7 +116,7 @@ def subdivide(
         None for more than `FEW` inputs, a domain without width in one of them, and for a layer that neither acts entry by
         entry nor is a matrix.
     """
-    shape = layers[0][1]
+    shape = layers[0].shape
     low, high = (end.reshape(1, -1) for end in box_of(domain, shape))
     if math.prod(shape) > FEW or not (low < high).all() or (steps := _steps(layers)) is None:
         return None
@@ -156,7 +157,8 @@ class _Affine:
 def _steps(layers: Sequence[Layer]) -> list[_Affine | nn.Module] | None:
     """The layers as matrices and activations; None if one is neither."""
     steps: list[_Affine | nn.Module] = []
-    for module, shape, out in layers:
+    for layer in layers:
+        module, shape, out = layer.module, layer.shape, layer.out
         if isinstance(module, Reshaping):
             continue
         weight = linear_weight(module, shape, out)
@@ -165,7 +167,7 @@ def _steps(layers: Sequence[Layer]) -> list[_Affine | nn.Module] | None:
             shift = module.bias if isinstance(module, BatchNorm) else None  # the difference of it and what the mean makes
             steps.append(_Affine(weight, bias, bias.abs() + (0 if shift is None else 2 * shift.abs().max())))
         elif weight is None and acts_entrywise(module):
-            steps.append(exact_copy(module))
+            steps.append(flattened(exact_copy(module)))
         else:
             return None
     return steps
@@ -173,7 +175,7 @@ def _steps(layers: Sequence[Layer]) -> list[_Affine | nn.Module] | None:
 
 def _cells_allowed(layers: Sequence[Layer], steps: Sequence[_Affine | nn.Module]) -> tuple[int, int]:
     """At once, and in all."""
-    inputs, width = math.prod(layers[0][1]), max(math.prod(out) for _, _, out in layers)
+    inputs, width = math.prod(layers[0].shape), max(math.prod(layer.out) for layer in layers)
     kinks: int = inputs * sum(_jumps(step) for step in steps if isinstance(step, nn.Module))
     matrices = 2 * inputs * min(2**kinks, BRANCHES)  # A and R, a row an input
     products = matrices * sum(step.weight.numel() for step in steps if isinstance(step, _Affine))

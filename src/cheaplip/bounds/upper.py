@@ -1,7 +1,7 @@
 """Upper bounds of Lip(f), proved: a list of methods, of which the smallest value counts.
 
-A method is a function from a `Network` and a `Question` to an `UpperBound`, or None where it does not apply. Norms 2 and
-inf, by what holds between them: |x|_inf <= |x|_2 <= sqrt(n) |x|_inf.
+A method is a function from a `Question` to an `UpperBound`, or None where it does not apply. Norms 2 and inf, by what holds
+between them: |x|_inf <= |x|_2 <= sqrt(n) |x|_inf.
 """
 
 from __future__ import annotations
@@ -9,61 +9,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..domains import Domain, describe
-from ..errors import InputError
+from ..errors import InputError, UnsupportedModuleError
+from .branching import branch
 from .graph import trace
-from .layers.constants import infinity_norm, layer_norm
-from .layers.intervals import layer_inputs
+from .layers.constants import infinity_norm
 from .layers.layer import Layer, Shape
 from .multipliers.bound import Certificate, certified, is_narrower
+from .multipliers.certificate import Chain
 from .multipliers.chain import make_chain
 from .network import Network, fold
+from .question import TOO_LARGE, Norms, Question, UpperBound, from_euclidean, smallest, times
 from .rounding import PRODUCTS, ROOTS
+from .serial import serial
 from .subdivision import FEW, subdivide
+from .zonotope import narrowed
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
-SUBDIVISION, TOO_LARGE = "subdivision of the domain", "too large for multipliers"
+SUBDIVISION, BRANCHING = "subdivision of the domain", "multipliers in branches of neurons"
 
 
-@dataclass(frozen=True)
-class Norms:
-    """Exponents of the norms on inputs and outputs, 2 or inf each."""
-
-    input: float = 2
-    output: float = 2
-
-
-@dataclass(frozen=True)
-class Question:
-    """What is asked of a network."""
-
-    domain: Domain | None = None  # where the bound need hold; None: everywhere
-    norms: Norms = Norms()
-    pairwise: bool = False  # whether to search multipliers for every difference of two outputs, too
-    deadline: float = math.inf  # `time.monotonic()` at which searches stop with what they have
-
-
-@dataclass(frozen=True)
-class UpperBound:
-    """A value that Lip(f) is at most."""
-
-    value: float
-    method: str
-    scope: str  # on which inputs it holds
-    pairwise: Tensor | None = None
-    """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j), 2-norm on inputs."""
-    steepest: Tensor | None = None
-    """`(1, *input)`, where subdivision has met the largest norm of the Jacobian."""
-    final: bool = False  # so close to Lip(f) that no other method is tried
-
-
-Method = Callable[[Network, Question], UpperBound | None]
+Method = Callable[[Question], UpperBound | None]
 
 
 @torch.no_grad()
@@ -80,9 +52,9 @@ def upper_bound(
     """The smallest of the values of `METHODS`.
 
     Args:
-        model: a network that torch.fx can trace, of layers with a rule.
+        model: a network of layers with a rule.
         shape: shape of one input, without the batch dimension.
-        domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to four inputs
+        domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to six inputs
             is subdivided; where that comes close to Lip(f), and f has one output alone, nothing else is tried.
         input_norm: 2 or inf.
         output_norm: 2 or inf.
@@ -96,79 +68,119 @@ def upper_bound(
     for norm in (input_norm, output_norm):
         if norm not in (2, math.inf):
             raise InputError("norms 2 or inf for an upper bound", norm, "Choose one of these, or use the lower bound alone.")
-    network, question = trace(model, shape), Question(domain, Norms(input_norm, output_norm), pairwise, deadline)
+    everywhere = trace(model, shape)
+    products = everywhere.products()
+    if domain is None and products and not math.isfinite(_folded(everywhere)):
+        raise UnsupportedModuleError(
+            "a network with a constant on all inputs",
+            f"products of values at {', '.join(sorted({product.where for product in products}))}",
+            "Give domain=, a box or a Ball: there the values are bounded, and so is the constant.",
+        )
+    local = None if domain is None else trace(model, shape, domain)
+    question = Question(everywhere, local, domain, Norms(input_norm, output_norm), pairwise, deadline)
     found = []
     for method in METHODS:
-        if (bound := method(network, question)) is not None:
+        if (bound := method(question)) is not None:
             found.append(bound)
             if bound.final:
                 return bound
-    return _smallest(found)
+    return smallest(found)
 
 
-def subdivision(network: Network, question: Question) -> UpperBound | None:
+def _subdivision(question: Question) -> UpperBound | None:
     """The interval of the Jacobian on ever smaller cells of a domain of few inputs; it may take half of the time."""
-    chain, domain = network.last_chain, question.domain
-    if domain is None or math.prod(network.shape) > FEW or not (chain.is_whole_network and chain.layers):
+    network, domain = question.local, question.domain
+    if network is None or domain is None or math.prod(network.shape) > FEW or not (layers := serial(network)):
         return None
     now = time.monotonic()
     norms = {"input_norm": question.norms.input, "output_norm": question.norms.output}
-    divided = subdivide(chain.layers, domain, deadline=now + (question.deadline - now) / 2, **norms)
+    divided = subdivide(layers, domain, deadline=now + (question.deadline - now) / 2, **norms)
     if divided is None:
         return None
     steepest = None if divided.steepest is None else divided.steepest.reshape(1, *network.shape)
     final = divided.close and math.prod(network.out) == 1
-    return UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, final=final)
+    return UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, close=divided.close, final=final)
 
 
-def multipliers(network: Network, question: Question) -> UpperBound | None:
-    """The certificate for all inputs; in a network with branches that of each chain, where it is below the product."""
-    chain = network.last_chain
-    factor = fold(chain.source, partial(_chain_bound, deadline=question.deadline))
-    matrices = make_chain(chain.layers) if chain.layers else None
-    certificate = None if matrices is None else certified(matrices, pairwise=question.pairwise, deadline=question.deadline)
-    if factor == 1 and chain.layers:
-        if matrices is None:
-            return UpperBound(math.inf, TOO_LARGE, describe(None))
-        return _of_certificate(certificate, MULTIPLIERS, describe(None), question, network)
-    last = UpperBound(_product(chain.layers) * (1 + PRODUCTS), PRODUCT, describe(None))
-    if certificate is not None and certificate.value <= last.value:
-        last = replace(last, value=certificate.value, method=MULTIPLIERS)
-    method = f"sums and products of chains ({last.method})" if chain.layers else "sums and products of chains"
-    branched = Certificate(factor * last.value, None, None)
-    if certificate is not None and certificate.gram is not None and certificate.pairwise is not None:
+def division(question: Question) -> UpperBound | None:
+    """Subdivision of the domain, and branches of neurons where that does not end close to Lip(f)."""
+    divided = _subdivision(question)
+    if divided is not None and divided.close:
+        return divided
+    found = [bound for bound in (divided, _branching(question)) if bound is not None]
+    return smallest(found) if found else None
+
+
+def _branching(question: Question) -> UpperBound | None:
+    """Multipliers in branches of neurons on a domain; it may take half of the time."""
+    network, domain = question.local, question.domain
+    if network is None or domain is None or not (layers := serial(network)):
+        return None
+    now = time.monotonic()
+    branched = branch(narrowed(layers, domain), domain, deadline=now + (question.deadline - now) / 2)
+    if branched is None:
+        return None
+    plain = question.norms == Norms(2, 2)
+    final = plain and branched.close and math.prod(network.out) == 1
+    steepest = branched.steepest.reshape(1, *network.shape) if plain else None
+    bound = UpperBound(branched.upper, BRANCHING, describe(domain), steepest=steepest, final=final)
+    return from_euclidean(bound, question)
+
+
+def multipliers(question: Question) -> UpperBound | None:
+    """The certificate: of the whole network where it is a chain or can be written as one, else of its chains."""
+    found: list[UpperBound | None] = []
+    chains: list[Chain] = []
+    for network, scope in reversed(question.networks):
+        layers = serial(network)
+        if layers and question.domain is not None and network is question.local:
+            layers = narrowed(layers, question.domain)
+        if layers:
+            chain = make_chain(layers)
+            if chain is None:
+                found.append(UpperBound(math.inf, TOO_LARGE, scope))
+            elif not chains or is_narrower(chain, chains[0]):
+                chains.append(chain)
+                found.append(_of_certificate(certified(chain, **_limits(question)), MULTIPLIERS, scope, question))
+        else:
+            found.append(_of_chains(network, scope, question))
+    proved = [bound for bound in found if bound is not None]
+    return smallest(proved) if proved else None
+
+
+def _of_chains(network: Network, scope: str, question: Question) -> UpperBound | None:
+    """The certificate of each chain in a network with branches, where it is below the product."""
+    last = network.last_chain
+    factor = fold(network, partial(_chain_bound, deadline=question.deadline), root=last.source)
+    matrices = make_chain(last.layers) if last.layers else None
+    certificate = None if matrices is None else certified(matrices, **_limits(question))
+    value, method = _product(last.layers) * (1 + PRODUCTS), PRODUCT
+    if certificate is not None and certificate.value <= value:
+        value, method = certificate.value, MULTIPLIERS
+    method = f"sums and products of chains ({method})" if last.layers else "sums and products of chains"
+    branched = Certificate(factor * value, None, None)
+    if certificate is not None and certificate.gram is not None and certificate.pairwise is not None and math.isfinite(factor):
         branched = Certificate(branched.value, factor**2 * certificate.gram, factor * certificate.pairwise)
-    return _of_certificate(branched, method, describe(None), question, network)
+    return _of_certificate(branched, method, scope, question)
 
 
-def multipliers_on_domain(network: Network, question: Question) -> UpperBound | None:
-    """The certificate for the narrower slopes that activations have on the domain, if some are at least 1 % narrower."""
-    chain, domain = network.last_chain, question.domain
-    if domain is None or not (chain.is_whole_network and chain.layers):
-        return None
-    local, everywhere = make_chain(chain.layers, layer_inputs(chain.layers, domain)), make_chain(chain.layers)
-    if local is None or everywhere is None or not is_narrower(local, everywhere):
-        return None
-    certificate = certified(local, pairwise=question.pairwise, deadline=question.deadline)
-    return _of_certificate(certificate, MULTIPLIERS, describe(domain), question, network)
-
-
-def product(network: Network, question: Question) -> UpperBound:
+def product(question: Question) -> UpperBound:
     """The product of the layers' constants, equation (4) of the CLIP paper; sums and concatenations of such products."""
-    value = fold(network.root, _product) * (1 + PRODUCTS)
-    return _from_euclidean(UpperBound(value, PRODUCT, describe(None)), question, network)
+    bounds = [UpperBound(_folded(network) * (1 + PRODUCTS), PRODUCT, scope) for network, scope in question.networks]
+    return from_euclidean(min(bounds, key=lambda bound: bound.value), question)
 
 
-def infinity_product(network: Network, question: Question) -> UpperBound | None:
+def infinity_product(question: Question) -> UpperBound | None:
     """The same in the inf-norm, which is better where that norm is asked for."""
-    if question.norms == Norms(2, 2):
+    network = question.everywhere
+    if question.norms == Norms(2, 2) or network.products():
         return None
-    value = fold(network.root, _infinity_product, max) * (1 + PRODUCTS)
+    value = fold(network, _infinity_product, max) * (1 + PRODUCTS)
     factor = math.sqrt(math.prod(network.out)) if question.norms.output == 2 else 1.0
-    return _times(factor, UpperBound(value, f"{PRODUCT}, inf", describe(None)))
+    return times(factor, UpperBound(value, f"{PRODUCT}, inf", describe(None)))
 
 
-METHODS: Sequence[Method] = (subdivision, multipliers, multipliers_on_domain, product, infinity_product)
+METHODS: Sequence[Method] = (division, multipliers, product, infinity_product)
 
 
 @torch.no_grad()
@@ -176,7 +188,7 @@ def product_of_norms(model: nn.Module, shape: Shape, norm: float = 2) -> float:
     """The product of the layers' constants, equation (4) of the CLIP paper; sums and concatenations of such products.
 
     Args:
-        model: a network that torch.fx can trace, of layers with a rule.
+        model: a network of layers with a rule.
         shape: shape of one input, without the batch dimension.
         norm: 2 or inf, on inputs and outputs alike.
 
@@ -184,12 +196,20 @@ def product_of_norms(model: nn.Module, shape: Shape, norm: float = 2) -> float:
         UnsupportedModuleError: a layer or an operation without a rule.
         InputError: parameters that are not finite.
     """
-    root = trace(model, shape).root
-    return fold(root, _product) if norm == 2 else fold(root, _infinity_product, max)
+    network = trace(model, shape)
+    return _folded(network) if norm == 2 else fold(network, _infinity_product, max)
+
+
+def _folded(network: Network) -> float:
+    return fold(network, _product)
+
+
+def _limits(question: Question) -> dict[str, Any]:
+    return {"pairwise": question.pairwise, "deadline": question.deadline}
 
 
 def _product(layers: Sequence[Layer]) -> float:
-    return math.prod(layer_norm(layer.module, layer.shape) for layer in layers)
+    return math.prod(layer.constant for layer in layers)
 
 
 def _infinity_product(layers: Sequence[Layer]) -> float:
@@ -203,36 +223,10 @@ def _chain_bound(layers: Sequence[Layer], deadline: float) -> float:
     return min(_product(layers) * (1 + PRODUCTS), math.inf if certificate is None else certificate.value)
 
 
-def _of_certificate(
-    certificate: Certificate | None, method: str, scope: str, question: Question, network: Network
-) -> UpperBound | None:
+def _of_certificate(certificate: Certificate | None, method: str, scope: str, question: Question) -> UpperBound | None:
     if certificate is None:
         return None
     value = certificate.value
     if question.norms.output == math.inf and certificate.gram is not None:  # the rows' own constants
         value = float(certificate.gram.diagonal().max().sqrt()) * (1 + ROOTS)
-    return _from_euclidean(UpperBound(value, method, scope, certificate.pairwise), question, network)
-
-
-def _from_euclidean(bound: UpperBound, question: Question, network: Network) -> UpperBound:
-    """A bound in the 2-norm as one in the norms of the question."""
-    return _times(math.sqrt(math.prod(network.shape)) if question.norms.input == math.inf else 1.0, bound)
-
-
-def _times(factor: float, bound: UpperBound) -> UpperBound:
-    if factor == 1:
-        return bound
-    return replace(bound, value=factor * bound.value, method=f"{bound.method}, by the norms' equivalence")
-
-
-def _smallest(found: Sequence[UpperBound]) -> UpperBound:
-    """The bound of the smallest value, with all that the others know besides."""
-    best = min(found, key=lambda bound: bound.value)
-    notes = [bound.method for bound in found if bound.value == math.inf > best.value]
-    pairwise = [bound.pairwise for bound in found if bound.pairwise is not None]
-    return replace(
-        best,
-        method=f"{best.method} ({', '.join(notes)})" if notes else best.method,
-        pairwise=torch.stack(pairwise).amin(0) if pairwise else None,
-        steepest=next((bound.steepest for bound in found if bound.steepest is not None), None),
-    )
+    return from_euclidean(UpperBound(value, method, scope, certificate.pairwise), question)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss
 
 from ..bounds.bracket import lipschitz_bracket
-from ..bounds.lower import jacobian_norms
+from ..bounds.jacobian import jacobian_norms
 from ..bounds.upper import product_of_norms
 from ..models.architectures import mlp
 from ..norms import sample_norm

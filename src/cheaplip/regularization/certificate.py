@@ -84,7 +84,7 @@ class CertificateRegularizer(Penalty):
         """Penalties that were not finite and therefore left out."""
         self._model = model
         chain = trace(model, shape).last_chain
-        if chain.source is not None or not chain.layers:
+        if not (chain.is_whole_network and chain.layers):
             raise UnsupportedModuleError(EXPECTED, "a network with branches", DO)
         self._layers = chain.layers
         self._clip = GradientClip(steps)
@@ -178,7 +178,7 @@ class CertificateRegularizer(Penalty):
         self._clip.load_state_dict(state["clip"])
 
     def _chain(self) -> Chain:
-        chain = make_chain(self._layers)
+        chain = make_chain(self._layers, local=False)
         if chain is None:
             raise UnsupportedModuleError(EXPECTED, "one whose matrices are too large", DO)
         return chain
@@ -211,7 +211,7 @@ class CertificateRegularizer(Penalty):
     def _refuse_unseen(self, chain: Chain) -> None:
         """Refuse a layer that the chain has as a number alone: the penalty would have no gradient to its weights."""
         seen = torch.stack([weight.abs().square().sum() for weight in chain.weights]).sum()
-        for module, _, _ in self._layers:
+        for module in (layer.module for layer in self._layers):
             weights = [p for name, p in module.named_parameters() if "weight" in name and p.requires_grad]
             gradients = torch.autograd.grad(seen, weights, retain_graph=True, allow_unused=True) if weights else ()
             if any(gradient is None for gradient in gradients):

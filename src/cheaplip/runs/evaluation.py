@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
 from ..bounds.bracket import LipschitzBracket, lipschitz_bracket
-from ..bounds.lower import lower_bound
 from ..bounds.radius import certified_accuracy, certified_radius
 from ..data.arrays import Dataset
-from ..errors import UnsupportedModuleError
 from ..inference import device_of, forward
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import PairSet
@@ -59,7 +57,7 @@ def bound_and_certify(
     config: EvaluationConfig,
     eps: Sequence[float],
     *,
-    budget: float | None = None,
+    budget: float | None = 60.0,
     pairs: PairSet | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """The bracket and, for a classifier with an upper end, the certified accuracy at each eps, if there are any.
@@ -90,11 +88,9 @@ def _lipschitz(
     if pairs is not None:
         steepest = difference_quotient(model, pairs.u, pairs.v).topk(min(256, len(pairs))).indices
         pairs = PairSet(pairs.u[steepest].detach(), pairs.v[steepest].detach())
-    try:
-        bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs, **options)
-    except UnsupportedModuleError as error:
-        lower = lower_bound(model, x, domain=domain, pairs=pairs)
-        method = {"lower": lower.method, "upper": None}
-        return {"lower": lower.value, "upper": None, "method": method, "reason": str(error)}, None
+    bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs, **options)
+    if bracket.reason is not None:
+        method = {"lower": bracket.methods["lower"], "upper": None}
+        return {"lower": bracket.lower, "upper": None, "method": method, "reason": bracket.reason}, None
     found = {name: getattr(bracket, name) for name in ("lower", "upper", "ratio", "scope")}
     return {**found, "method": bracket.methods}, bracket

@@ -114,7 +114,7 @@ def bound_run(
     folder: Path,
     *,
     eps: Sequence[float] = (0.3, 0.5, 1.0, 1.58),
-    budget: float | None = None,
+    budget: float | None = 60.0,
     data_dir: Path | None = None,
     progress: bool = False,
 ) -> Json:

@@ -157,20 +157,24 @@ class Residual(nn.Sequential):
 @pytest.mark.parametrize(
     ("layer", "match"),
     [
-        (nn.Softmax(1), "Softmax.*layer_norm.register"),
-        (nn.BatchNorm1d(3, track_running_stats=False), "running statistics"),
-        (nn.Conv2d(1, 1, 3, padding=1, padding_mode="circular"), "circular.*zero padding"),
-        (nn.AvgPool2d(3, padding=1), "without padding"),
-        (nn.AvgPool2d(3, ceil_mode=True), "ceil"),
-        (nn.AvgPool2d(3, divisor_override=2), "divisor"),
+        (nn.LocalResponseNorm(2), "operation with a known Lipschitz constant"),
+        (nn.BatchNorm2d(1, track_running_stats=False), "running statistics"),
+        (nn.InstanceNorm2d(1, track_running_stats=True), "running statistics"),
+        (nn.Threshold(1.0, 0.0), "Threshold"),
+        (nn.Upsample(scale_factor=2, mode="bicubic"), "bicubic"),
         (nn.MaxPool2d(2, return_indices=True), "return_indices=False"),
         (nn.Softplus(threshold=1), "threshold >= 20"),
-        (Doubled(3, 3), "Doubled.*register"),
     ],
 )
 def test_refuses_by_name_what_has_no_rule(layer, match):
     with pytest.raises(UnsupportedModuleError, match=match):
-        product_of_norms(nn.Sequential(layer), (3,) if isinstance(layer, Doubled) else (1, 4, 4))
+        product_of_norms(nn.Sequential(layer), (1, 4, 4))
+
+
+def test_layers_derived_from_known_ones_are_what_they_compute():
+    layer, chain = Doubled(3, 3), Residual(nn.Linear(3, 3), nn.ReLU())
+    assert product_of_norms(layer, (3,)) == pytest.approx(oracles.spectral_norm(layer, (3,)))
+    assert product_of_norms(chain, (3,)) == pytest.approx(1 + layer_norm(chain[0], (3,)))
 
 
 def test_a_rule_of_ones_own_can_be_registered():

@@ -14,11 +14,12 @@ from torch import nn
 from cheaplip.bounds.graph import trace
 from cheaplip.bounds.lower import lower_bound
 from cheaplip.bounds.multipliers.bound import pair_bounds
-from cheaplip.bounds.multipliers.certificate import RIGOROUS, Chain, output_gram, product_multipliers, proved_bound
+from cheaplip.bounds.multipliers.certificate import RIGOROUS, Chain, output_gram, proved_bound
 from cheaplip.bounds.multipliers.chain import make_chain
 from cheaplip.bounds.multipliers.gradient import Tracing, bound_with_gradient
 from cheaplip.bounds.multipliers.lbfgs import minimise
 from cheaplip.bounds.multipliers.search import search_multipliers
+from cheaplip.bounds.multipliers.start import STARTS, gram_multipliers
 from cheaplip.bounds.upper import MULTIPLIERS, product_of_norms, upper_bound
 from cheaplip.models import cnn, mlp
 from support import oracles
@@ -63,7 +64,7 @@ INTERVALS = st.sampled_from([(0.0, 1.0), (0.0, 0.25), (0.1, 1.0), (-0.13, 1.13),
 def test_the_recursion_is_that_of_the_text(seed, widths, interval):
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
-    logs = [log - 0.5 for log in product_multipliers(chain)]
+    logs = [log - 0.5 for log in gram_multipliers(chain)[0]]
     expected = oracles.output_gram(chain.weights, [log.exp() for log in logs], chain.slopes)
     plain, rigorous = output_gram(chain, logs), output_gram(chain, logs, RIGOROUS)
     torch.testing.assert_close(plain, expected, rtol=1e-8, atol=1e-10)
@@ -78,7 +79,7 @@ def test_any_multipliers_that_pass_prove_a_bound(seed, widths, interval):
     """Against the norms of W_l D W_{l-1} ... D W_1 with random slopes D in [a, b]: all Jacobians of such networks."""
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
-    logs = [log + 0.3 * torch.randn(len(log)).double() - 0.5 for log in product_multipliers(chain)]
+    logs = [log + 0.3 * torch.randn(len(log)).double() - 0.5 for log in gram_multipliers(chain)[0]]
     proved = proved_bound(chain, logs, (0.0,))
     if proved is None:
         assert by_matrices(chain.weights, logs, chain.slopes) == math.inf
@@ -99,8 +100,41 @@ def test_any_multipliers_that_pass_prove_a_bound(seed, widths, interval):
 def test_the_start_is_the_product_of_norms_or_better(seed, widths, interval):
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
-    value, _ = proved_bound(chain, product_multipliers(chain), (0.0,))
+    value, _ = proved_bound(chain, gram_multipliers(chain)[0], (0.0,))
     assert value <= product(chain) * 1.01
+
+
+@given(seed=st.integers(0, 10**6), depth=st.integers(1, 12), interval=INTERVALS)
+def test_no_search_ends_above_a_start(seed, depth, interval):
+    torch.manual_seed(seed)
+    chain = random_chain([3, *[5] * depth, 1], *interval)
+    found = proved_bound(chain, search_multipliers(chain, iterations=3))[0]
+    assert found <= (1 + 1e-6) * min(gram_multipliers(chain, *powers)[1] for powers in STARTS)
+    out_of_time = proved_bound(chain, search_multipliers(chain, deadline=0.0))[0]
+    assert found <= (1 + 1e-6) * out_of_time < math.inf
+
+
+def test_half_the_inverse_of_the_gram_matrix_is_the_share_for_relu():
+    """ECLipsE-Fast, written out: Sigma = (G^-1 - T)^-1 / 4 + T^-1 / 4 with T = I / (2 lambda_max(G))."""
+    chain = random_chain([4, 6, 5, 3])
+    sigma = torch.eye(4).double()
+    for weight in chain.weights[:-1]:
+        gram = weight @ sigma @ weight.T
+        t = torch.eye(len(gram)).double() / (2 * torch.linalg.eigvalsh(gram)[-1])
+        inverse = gram @ torch.linalg.inv(torch.eye(len(gram)).double() - t @ gram)
+        sigma = (inverse + torch.linalg.inv(t)) / 4
+    expected = torch.linalg.eigvalsh(chain.weights[-1] @ sigma @ chain.weights[-1].T)[-1].sqrt()
+    assert gram_multipliers(chain)[1] == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_a_deep_chain_is_far_below_any_start():
+    """Thirty activations between weights of norm 1."""
+    torch.manual_seed(0)
+    weights = [weight / torch.linalg.matrix_norm(weight, 2) for weight in random_chain([4, *[10] * 30, 1]).weights]
+    chain = Chain(weights, random_chain([4, *[10] * 30, 1]).slopes, [10] * 30)
+    found = proved_bound(chain, search_multipliers(chain, iterations=100))[0]
+    assert found <= 0.5 * min(gram_multipliers(chain, *powers)[1] for powers in STARTS)
+    assert product(chain) == pytest.approx(1)
 
 
 @pytest.mark.slow
@@ -171,7 +205,7 @@ def test_a_wide_network_is_not_left_with_the_product():
 def test_gradients_of_the_bound_are_right(seed):
     torch.manual_seed(seed)
     chain = random_chain([3, 4, 3, 2])
-    logs = [(log - 1).requires_grad_() for log in product_multipliers(chain)]
+    logs = [(log - 1).requires_grad_() for log in gram_multipliers(chain)[0]]
     weights = [weight.requires_grad_() for weight in chain.weights]
     assert torch.autograd.gradcheck(
         lambda *inputs: by_matrices(inputs[:3], inputs[3:], chain.slopes), (*weights, *logs), atol=1e-4
@@ -184,7 +218,7 @@ def test_the_gradient_by_vectors_is_that_of_the_matrices(seed, widths, interval)
     assume(sum(interval) != 0)
     torch.manual_seed(seed)
     chain = random_chain(widths, *interval)
-    variables = [*chain.weights, *(log - 0.5 for log in product_multipliers(chain))]
+    variables = [*chain.weights, *(log - 0.5 for log in gram_multipliers(chain)[0])]
     for variable in variables:
         variable.requires_grad_()
     slow = by_matrices(chain.weights, variables[len(chain.weights) :], chain.slopes)
@@ -217,7 +251,7 @@ def test_the_gradient_by_vectors_through_symbols_groups_and_contractions():
 
 def test_weights_that_are_not_finite_prove_nothing():
     chain = random_chain([3, 4, 3, 2], -1.0, 1.0)
-    logs = product_multipliers(chain)
+    logs = gram_multipliers(chain)[0]
     chain.weights[1][0, 0] = math.nan
     assert bound_with_gradient(chain, logs)[0] == math.inf
 

@@ -1,6 +1,7 @@
-"""What is known of single layers: their constants, the slopes of activations, the intervals of their outputs."""
+"""What is known of single layers: their constants, the slopes of activations, where their outputs lie."""
 
+from . import normalization, ordering
 from .activations import derivative, slope_interval
-from .constants import infinity_norm, layer_norm
+from .constants import infinity_norm, layer_norm, local_norm
 
-__all__ = ["derivative", "infinity_norm", "layer_norm", "slope_interval"]
+__all__ = ["derivative", "infinity_norm", "layer_norm", "local_norm", "normalization", "ordering", "slope_interval"]

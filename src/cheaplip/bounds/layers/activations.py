@@ -16,11 +16,12 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ..rounding import SLOPES
+from .entrywise import Partly
 
 Derivative = tuple[Callable[[Tensor], Tensor], dict[float, tuple[float, ...]]]
 """The derivative, exact at -inf and inf too, and its (one-sided) values at the points where it jumps or turns."""
 
-STRAIGHT = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.Hardtanh)
+STRAIGHT = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Softshrink, nn.Threshold)
 """Activations made of straight pieces, whose slopes are numbers of their own; ReLU6 is a Hardtanh."""
 
 
@@ -52,6 +53,10 @@ def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | 
         >>> slope_interval(nn.ReLU(), torch.tensor([-1.0, 1.0]), torch.tensor([1.0, 2.0]))
         (tensor([0., 1.], dtype=torch.float64), tensor([1., 1.], dtype=torch.float64))
     """
+    if isinstance(module, Partly):
+        inner = slope_interval(module.inner, low, high)
+        least, largest = (torch.where(module.mask.to(end.device), end, torch.ones_like(end)) for end in inner)
+        return least, largest
     slope, points = derivative(module)
     low = torch.tensor(-math.inf) if low is None else low
     high = torch.tensor(math.inf) if high is None else high
@@ -71,6 +76,11 @@ def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | 
         return least, largest
     everywhere = slope_interval(module)
     return torch.maximum(least, everywhere[0]), torch.minimum(largest, everywhere[1])
+
+
+@derivative.register
+def _(module: Partly) -> Derivative:
+    return derivative(module.inner)
 
 
 def _step(at: float, left: float, right: float) -> Derivative:
@@ -98,6 +108,29 @@ def _(module: nn.PReLU) -> Derivative:
 def _(module: nn.Hardtanh) -> Derivative:  # nn.ReLU6 too
     low, high = float(module.min_val), float(module.max_val)
     return (lambda x: ((x > low) & (x < high)).to(x)), {low: (0.0, 1.0), high: (0.0, 1.0)}
+
+
+@derivative.register
+def _(module: nn.RReLU) -> Derivative:
+    return _step(0.0, (module.lower + module.upper) / 2, 1.0)
+
+
+@derivative.register
+def _(module: nn.Threshold) -> Derivative:
+    if module.threshold != module.value:  # it jumps there
+        raise UnsupportedModuleError("Threshold with its value at the threshold", str(module), "Make the two equal.")
+    return _step(float(module.threshold), 0.0, 1.0)
+
+
+@derivative.register
+def _(module: nn.Softshrink) -> Derivative:
+    ends = float(module.lambd)
+    return (lambda x: (x.abs() > ends).to(x)), {-ends: (0.0, 1.0), ends: (0.0, 1.0)}
+
+
+@derivative.register
+def _(module: nn.Tanhshrink) -> Derivative:
+    return (lambda x: x.tanh().square()), {0.0: (0.0,)}
 
 
 @derivative.register
@@ -165,8 +198,8 @@ def _(module: nn.SiLU) -> Derivative:
 
 @derivative.register
 def _(module: nn.GELU) -> Derivative:
-    if module.approximate != "none":
-        raise UnsupportedModuleError("the exact GELU", str(module), "Use approximate='none'.")
+    if module.approximate == "tanh":
+        return _gelu_by_tanh, {-1.4185040087908284: (-0.1289930687,), 1.4185040087908284: (1.1289930687,)}
 
     def slope(x: Tensor) -> Tensor:
         density = (-x.square() / 2).exp() / math.sqrt(2 * math.pi)
@@ -174,6 +207,22 @@ def _(module: nn.GELU) -> Derivative:
         return share + (x * density).nan_to_num(0.0)
 
     return slope, {-math.sqrt(2): (-0.1289050,), math.sqrt(2): (1.1289050,)}
+
+
+def _gelu_by_tanh(x: Tensor) -> Tensor:
+    scale = math.sqrt(2 / math.pi)
+    share = (scale * (x + 0.044715 * x**3)).tanh()
+    bend = (x * (1 - share.square()) * (1 + 0.134145 * x.square())).nan_to_num(0.0, 0.0, 0.0)
+    return (1 + share + scale * bend) / 2
+
+
+@derivative.register
+def _(module: nn.Mish) -> Derivative:
+    def slope(x: Tensor) -> Tensor:
+        share = nn.functional.softplus(x).tanh()
+        return share + (x * x.sigmoid() * (1 - share.square())).nan_to_num(0.0)
+
+    return slope, {-2.2563763963607931: (-0.1125261224,), 1.4905711794854285: (1.0884981613,)}
 
 
 def _exponential(left: float, width: float = 1.0, right: float = 1.0) -> Derivative:

@@ -1,15 +1,17 @@
 """True Lipschitz constants of single layers in evaluation mode, each proved.
 
-`layer_norm` is for the Euclidean norm, `infinity_norm` for the largest entry. Both dispatch on the module's type; a type
-without a rule is refused. Register a rule for your own layer with `layer_norm.register(MyLayer)`: a function from
-(module, shape of one input) to its constant, an upper bound. Norms are those of the layer in exact arithmetic, computed
-in float64. What proves the upper end: a singular value decomposition (Linear), the symbols of the periodic convolution
-(convolutions, see `convolutions`), the largest scale (BatchNorm), a count of overlaps (pooling), the slopes (activations).
+`layer_norm` is for the Euclidean norm, `infinity_norm` for the largest entry, `local_norm` for inputs in a region. They
+dispatch on the module's type; a type without a rule is refused. Register a rule for your own layer with
+`layer_norm.register(MyLayer)`: a function from (module, shape of one input) to its constant, an upper bound. Norms are those
+of the layer in exact arithmetic, computed in float64. What proves the upper end: a singular value decomposition (Linear), the
+symbols of the periodic convolution (convolutions, see `convolutions`), the largest scale (BatchNorm), Schur's test (linear
+maps without negative entries, see `linear_maps`), a count of overlaps (max-pooling), the slopes (activations).
 """
 
 from __future__ import annotations
 
 import math
+from collections import OrderedDict
 from functools import singledispatch
 from typing import Any
 
@@ -18,23 +20,24 @@ from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
 from ...inference import device_of, evaluation_copy
+from ..rounding import NEXT
 from .activations import acts_entrywise, derivative, slope_interval
 from .convolutions import Convolution, convolution_norm
-from .layer import Shape
+from .entrywise import Sine
+from .linear_maps import Nonnegative, Reshape, Rotation, Scaling, Shift, schur
+from .region import Region, Shape
 
 BatchNorm = nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d
-AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d
-MaxPool = nn.MaxPool1d | nn.MaxPool2d | nn.MaxPool3d
-Linear = nn.Linear | Convolution | BatchNorm | AvgPool
-Reshaping = nn.Identity | nn.Flatten | nn.Unflatten | nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d
-
-WITHOUT = {
-    nn.LayerNorm: "it divides by the spread of its input, so that its slope grows without bound where the spread is small",
-    nn.GroupNorm: "it divides by the spread of its input, so that its slope grows without bound where the spread is small",
-    nn.MultiheadAttention: "attention multiplies its inputs with one another, so that no constant holds for all of them",
-}
-"""Types that have no finite or no useful global constant, and why."""
-WITHOUT[nn.TransformerEncoderLayer] = WITHOUT[nn.TransformerEncoder] = WITHOUT[nn.MultiheadAttention]
+Pads = nn.ConstantPad1d | nn.ConstantPad2d | nn.ConstantPad3d | nn.CircularPad1d | nn.CircularPad2d | nn.CircularPad3d
+Pads |= nn.ReflectionPad1d | nn.ReflectionPad2d | nn.ReflectionPad3d
+Pads |= nn.ReplicationPad1d | nn.ReplicationPad2d | nn.ReplicationPad3d
+AvgPool = nn.AvgPool1d | nn.AvgPool2d | nn.AvgPool3d | nn.AdaptiveAvgPool1d | nn.AdaptiveAvgPool2d | nn.AdaptiveAvgPool3d
+Channelwise = AvgPool | Pads | nn.Upsample
+"""Linear without negative coefficients, channel by channel."""
+Positive = Channelwise | nn.PixelShuffle | nn.PixelUnshuffle | nn.ChannelShuffle | nn.Unfold | nn.Fold | Nonnegative
+Linear = nn.Linear | Convolution | BatchNorm | Positive | Scaling | Shift | Rotation
+Dropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
+Reshaping = nn.Identity | nn.Flatten | nn.Unflatten | Dropout | Reshape
 
 
 @singledispatch
@@ -46,13 +49,12 @@ def layer_norm(module: nn.Module, shape: Shape) -> float:
     """
     if acts_entrywise(module):
         low, high = slope_interval(module)
-        return float(torch.maximum(low.abs(), high.abs()))
-    why = next((f" ({why})" for kind, why in WITHOUT.items() if isinstance(module, kind)), "")
+        return float(torch.maximum(low.abs(), high.abs()).max())
     raise UnsupportedModuleError(
         "a layer with a known Lipschitz constant",
-        f"{type(module).__name__}{why}",
-        "Register a rule with cheaplip.bounds.layers.layer_norm.register, put a layer that has one (such as BatchNorm) in "
-        "its place, or use the lower bound alone.",
+        type(module).__name__,
+        "Register a rule with cheaplip.bounds.layers.layer_norm.register, put a layer that has one in its place, or use the "
+        "lower bound alone.",
     )
 
 
@@ -64,35 +66,40 @@ def infinity_norm(module: nn.Module, shape: Shape) -> float:
     return math.sqrt(math.prod(shape)) * layer_norm(module, shape)
 
 
-def has_rule(module: nn.Module) -> bool:
-    """Whether this very layer, or one it is derived from, has a rule."""
+@singledispatch
+def local_norm(module: nn.Module, shape: Shape, region: Region) -> float:
+    """The 2-norm constant on inputs in a region: slopes of activations there; without a rule of its own, `layer_norm`."""
+    if acts_entrywise(module):
+        low, high = slope_interval(module, region.low, region.high)
+        return float(torch.maximum(low.abs(), high.abs()).max()) if low.numel() else 0.0
+    return layer_norm(module, shape)
+
+
+def rule_type(module: nn.Module) -> type | None:
+    """The type whose rule this very layer takes: its own, or the one it is derived from without another `forward`."""
     kind = type(module)
-    return any(rules.dispatch(kind) is not rules.dispatch(object) for rules in (layer_norm, derivative))
-
-
-def check_forward(layer: nn.Module) -> None:
-    """Refuse a subclass of a supported layer that overrides `forward`."""
-    kind = type(layer)
     known = next((base for base in kind.__mro__ if base in layer_norm.registry or base in derivative.registry), object)
-    if known is not object and kind.forward is not getattr(known, "forward"):  # noqa: B009
-        got = f"{kind.__name__}, which overrides forward"
-        do = "Register a rule for it with cheaplip.bounds.layers.layer_norm.register."
-        raise UnsupportedModuleError(f"a layer that computes what {known.__name__} does", got, do)
+    if known is object or kind.forward is not getattr(known, "forward"):  # noqa: B009
+        return None
+    return known
 
 
 @layer_norm.register
 @infinity_norm.register
-def _(module: Reshaping, shape: Shape) -> float:
+def _(module: Reshaping | Shift | Sine, shape: Shape) -> float:
+    """1."""
     return 1.0
 
 
 @layer_norm.register
 def _(module: nn.Linear, shape: Shape) -> float:
+    """The largest singular value."""
     return float(torch.linalg.matrix_norm(module.weight.detach().double(), 2))
 
 
 @layer_norm.register
 def _(module: Convolution, shape: Shape) -> float:
+    """The largest singular value of the symbols of the periodic convolution (Sedghi, Gupta, Long 2019)."""
     return convolution_norm(module, shape)
 
 
@@ -104,42 +111,28 @@ def _(module: Linear, shape: Shape) -> float:
 
 @layer_norm.register
 def _(module: BatchNorm, shape: Shape) -> float:
+    """The largest |weight| / sqrt(variance + eps), of the running statistics."""
     return float(batch_norm_scale(module).detach().abs().max())
 
 
 @layer_norm.register
-def _(module: MaxPool, shape: Shape) -> float:
-    if module.return_indices:
-        raise UnsupportedModuleError("max-pooling that returns values alone", str(module), "Use return_indices=False.")
-    # |max a - max b| <= max |a - b| in each window, and an entry lies in at most `overlap` windows
-    return math.sqrt(_overlap(module, shape)[0])
-
-
-@infinity_norm.register
-def _(module: MaxPool, shape: Shape) -> float:
-    return min(1.0, layer_norm(module, shape))
+def _(module: Positive, shape: Shape) -> float:
+    """The root of the largest row sum times the largest column sum (Schur's test)."""
+    if isinstance(module, nn.Upsample) and module.mode == "bicubic":
+        do = "Interpolate with another mode, or register a rule for this layer."
+        raise UnsupportedModuleError("interpolation without negative coefficients", str(module), do)
+    return schur(module, shape) * NEXT
 
 
 @layer_norm.register
-def _(module: AvgPool, shape: Shape) -> float:
-    if max(_all(module.padding, shape)) or module.ceil_mode or getattr(module, "divisor_override", None):
-        do = "Use plain average pooling, or register a rule for this layer."
-        raise UnsupportedModuleError("average pooling without padding, ceil mode or divisor", str(module), do)
-    overlap, window = _overlap(module, shape)
-    return math.sqrt(overlap / window)
+def _(module: Scaling, shape: Shape) -> float:
+    """The largest absolute factor."""
+    return float(module.factor.abs().max()) if module.factor.numel() else 0.0
 
 
 @layer_norm.register
-def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
-    sizes = module.output_size if isinstance(module.output_size, tuple) else (module.output_size,) * 2
-    if any(size is None or n % size for n, size in zip(shape[1:], sizes, strict=True)):
-        do = "Choose an output size that divides the input's."
-        raise UnsupportedModuleError("adaptive pooling into equal windows", f"{module} on {shape}", do)
-    return math.sqrt(math.prod(size or 1 for size in sizes) / math.prod(shape[1:]))
-
-
-@infinity_norm.register
-def _(module: nn.AdaptiveAvgPool2d, shape: Shape) -> float:
+def _(module: Rotation, shape: Shape) -> float:
+    """1: orthogonal."""
     return 1.0
 
 
@@ -152,9 +145,42 @@ def batch_norm_scale(module: BatchNorm) -> Tensor:
     return scale if module.weight is None else scale * module.weight.double()
 
 
+def plain(module: nn.Module) -> nn.Module:
+    """The same layer with its weight as it is, where that is made by a parametrisation, or by a hook before each call."""
+    made = list(getattr(module, "parametrizations", ()))
+    hooked = [name for name in ("weight",) if module._forward_pre_hooks and isinstance(vars(module).get(name), Tensor)]
+    if not made and not hooked:
+        return module
+    simple: nn.Module = object.__new__(type(module).__mro__[1] if made else type(module))
+    simple.__dict__ = {name: dict(one) if isinstance(one, dict) else one for name, one in vars(module).items()}
+    simple._forward_pre_hooks = OrderedDict()
+    simple._modules.pop("parametrizations", None)
+    for name in (*made, *hooked):
+        vars(simple).pop(name, None)
+        simple._parameters[name] = nn.Parameter(getattr(module, name).detach(), requires_grad=False)
+    return simple
+
+
+class _Part(nn.Module):
+    """What is left of a linear map after its value at 0."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self._module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        none = self._module(torch.zeros_like(x[:1]))
+        difference: Tensor = self._module(x) - none
+        return difference
+
+
 def linear_part(module: nn.Module) -> nn.Module:
-    """A float64 copy without what it adds: bias and mean."""
-    part: Any = evaluation_copy(module, torch.float64)
+    """A float64 copy without what it adds: bias, mean, the constant of a padding."""
+    if isinstance(module, Shift):
+        return nn.Identity()
+    if isinstance(module, Positive):
+        return _Part(module)
+    part: Any = evaluation_copy(plain(module), torch.float64)
     if isinstance(module, BatchNorm):
         part.running_mean = torch.zeros_like(batch_norm_scale(module))
     if getattr(part, "bias", None) is not None:
@@ -165,38 +191,34 @@ def linear_part(module: nn.Module) -> nn.Module:
 
 def exact_copy(module: nn.Module) -> nn.Module:
     """A float64 copy in evaluation mode, with Softplus as it is meant: without its threshold."""
-    copied: Any = evaluation_copy(module, torch.float64)
+    if isinstance(module, Nonnegative | Reshape):
+        return module
+    copied: Any = evaluation_copy(plain(module), torch.float64)
     if isinstance(copied, nn.Softplus):
         copied.threshold = 700.0  # where exp still is a number; at torch's 20 the values jump by 2e-9
     result: nn.Module = copied
     return result
 
 
-def absolute(module: nn.Module) -> nn.Module:
-    """A float64 copy of the linear part with the absolute values of its weights."""
+def absolute(module: nn.Module, power: int = 1) -> nn.Module:
+    """A float64 copy of the linear part with the absolute values of its weights, to a power of 1 or 2."""
+    if isinstance(module, Rotation):
+        return _AbsoluteRotation(module)
     part: Any = linear_part(module)
-    if getattr(part, "weight", None) is not None:
-        part.weight.abs_() if not nn.utils.parametrize.is_parametrized(part) else _freeze(part)
+    if isinstance(part, Scaling):
+        part.factor = part.factor.abs() ** power
+    elif getattr(part, "weight", None) is not None:
+        part.weight = nn.Parameter(part.weight.detach().abs() ** power, requires_grad=False)
     result: nn.Module = part
     return result
 
 
-def _freeze(part: Any) -> None:
-    nn.utils.parametrize.remove_parametrizations(part, "weight")
-    part.requires_grad_(False).weight.abs_()
+class _AbsoluteRotation(nn.Module):
+    def __init__(self, module: Rotation) -> None:
+        super().__init__()
+        self._module = module
 
-
-def _overlap(module: AvgPool | MaxPool, shape: Shape) -> tuple[int, int]:
-    """In how many windows one entry can lie, and how many entries a window has."""
-    kernel, stride = _all(module.kernel_size, shape), _all(module.stride, shape)
-    dilation = _all(getattr(module, "dilation", 1), shape)
-    # a dilated window meets an entry with one of its k taps; taps of windows `stride` apart that meet the same entry
-    # are at most min(k, ceil(span / stride)) many
-    sizes = zip(kernel, stride, dilation, strict=True)
-    return math.prod(min(k, math.ceil((d * (k - 1) + 1) / s)) for k, s, d in sizes), math.prod(kernel)
-
-
-def _all(value: int | tuple[int, ...], shape: Shape) -> tuple[int, ...]:
-    if isinstance(value, int):
-        return (value,) * (len(shape) - 1)
-    return value * (len(shape) - 1) if len(value) == 1 else value
+    def forward(self, x: Tensor) -> Tensor:
+        """Both outputs are (a + b) / sqrt 2."""
+        a, b = x.unbind(self._module.dim)
+        return torch.stack([a + b, a + b], self._module.dim) / math.sqrt(2)

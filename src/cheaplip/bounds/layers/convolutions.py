@@ -5,6 +5,9 @@ are zero outside the image, and outputs outside it are discarded. The periodic o
 basis, with one (out, in) block for each frequency (Sedghi, Gupta, Long 2019). A stride s keeps every s-th output and
 folds the frequencies that then look alike into one block (out, in * s^dimensions). A transposed convolution is the
 adjoint of a convolution from its outputs to its inputs. So the norm is proved, and nearly attained on images.
+
+Circular padding that keeps the size is the periodic convolution itself. Other paddings that repeat entries are a linear map
+of their own before a convolution without padding.
 """
 
 from __future__ import annotations
@@ -12,12 +15,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import UnsupportedModuleError
-from .layer import Shape
+from ...inference import evaluation_copy
+from .linear_maps import Function, schur
+from .region import Shape
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
@@ -27,11 +32,21 @@ CHUNK = 2**24  # entries of symbols made at a time
 @torch.no_grad()
 def convolution_norm(module: Convolution, shape: Shape) -> float:
     """An upper bound of the spectral norm of a convolution on inputs of `shape`, (channels, *size)."""
+    if not has_symbols(module, shape):
+        padded, valid = _unpadded(module)
+        return schur(padded, shape) * convolution_norm(
+            valid, tuple(padded(torch.zeros(2, *shape, dtype=torch.float64)).shape[1:])
+        )
     return max(
         float(torch.linalg.matrix_norm(part, 2).max())
         for weight in _kernels(module)
         for part in _symbols(weight, module, _torus(module, shape))
     )
+
+
+def has_symbols(module: Convolution, shape: Shape) -> bool:
+    """Whether the layer is a restriction of a periodic convolution."""
+    return module.padding_mode == "zeros" or _is_periodic(module, shape)
 
 
 def symbol_entries(module: Convolution, shape: Shape) -> int:
@@ -52,11 +67,27 @@ def symbols(module: Convolution, shape: Shape) -> Tensor:
     return full.mH if isinstance(module, nn.modules.conv._ConvTransposeNd) else full
 
 
+def _is_periodic(module: Convolution, shape: Shape) -> bool:
+    """Whether it is one on the image itself."""
+    spans = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
+    total = spans if module.padding == "same" else [2 * int(p) for p in module.padding] if module.padding != "valid" else []
+    fits = all(size % s == 0 for size, s in zip(shape[1:], module.stride, strict=True))
+    return module.padding_mode == "circular" and total == spans and fits
+
+
+def _unpadded(module: Convolution) -> tuple[Function, Convolution]:
+    """The padding as a function, and the convolution without it."""
+    valid: Any = evaluation_copy(module, torch.float64)
+    amounts, mode = list(valid._reversed_padding_repeated_twice), module.padding_mode
+    valid.padding, valid.padding_mode = (0,) * len(module.kernel_size), "zeros"
+
+    def padded(x: Tensor) -> Tensor:
+        return nn.functional.pad(x, amounts, mode)
+
+    return padded, valid
+
+
 def _kernels(module: Convolution) -> tuple[Tensor, ...]:
-    if module.padding_mode != "zeros":
-        do = "Use zero padding, or register a rule for this layer."
-        got = f"{type(module).__name__} with {module.padding_mode!r}"
-        raise UnsupportedModuleError("a convolution with zero padding", got, do)
     # the weight of a transposed convolution is, as it stands, that of its adjoint
     return module.weight.double().chunk(module.groups)
 
@@ -69,6 +100,8 @@ def _torus(module: Convolution, shape: Shape) -> list[int]:
     else:
         total = [2 * p for p in module.padding]
     sizes = list(shape[1:])
+    if module.padding_mode == "circular":
+        return sizes
     if isinstance(module, nn.modules.conv._ConvTransposeNd):  # the image of the adjoint is the output
         more = zip(sizes, module.stride, total, spans, module.output_padding, strict=True)
         sizes = [(size - 1) * s - pad + span + extra + 1 for size, s, pad, span, extra in more]

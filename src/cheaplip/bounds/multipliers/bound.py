@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from dataclasses import dataclass
 
@@ -28,7 +29,7 @@ class Certificate:
     """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j)."""
 
 
-def certified(chain: Chain, *, pairwise: bool = False, deadline: float) -> Certificate | None:
+def certified(chain: Chain, *, pairwise: bool = False, deadline: float = math.inf) -> Certificate | None:
     """What a search finds and Cholesky proves; None if nothing is proved.
 
     Args:

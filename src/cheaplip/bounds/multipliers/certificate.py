@@ -182,22 +182,6 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor | None:
     return None
 
 
-def product_multipliers(chain: Chain) -> list[Tensor]:
-    """Logarithms of multipliers, one a layer, that give the product of the norms (less a hair, to stay inside).
-
-    With Sigma = s I before a layer of norm w, g = s w^2 and t = r / (g (|m| + r)) give Sigma <= g (|m| + r)^2 I after it.
-    """
-    s = chain.weights[0].real.new_ones(())
-    logs = []
-    for weight, (low, high), k in zip(chain.weights[:-1], chain.slopes, chain.groups, strict=True):
-        g = s * torch.linalg.matrix_norm(weight, 2).max().square().clamp(min=TINY)
-        middle, radius = (low + high).abs().max() / 2, (high - low).max() / 2
-        share = (radius / (middle + radius)).nan_to_num(0.5).clamp(1e-6, 1 - 1e-3)
-        logs.append((share / g).log().expand(k).clone())
-        s = g * (middle.square() / (1 - share) + radius.square() / share) + TINY
-    return logs
-
-
 def spread(values: Tensor, n: int) -> Tensor:
     """K values for n entries, in runs of neighbours."""
     return values if len(values) == n else values.repeat_interleave(n // len(values))

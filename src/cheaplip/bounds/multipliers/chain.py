@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +19,11 @@ from torch.func import functional_call
 
 from ...inference import device_of
 from ..layers.activations import acts_entrywise, slope_interval
-from ..layers.constants import AvgPool, BatchNorm, MaxPool, Reshaping, batch_norm_scale, layer_norm, linear_part
-from ..layers.convolutions import Convolution, symbol_entries, symbols
+from ..layers.constants import BatchNorm, Channelwise, Linear, Reshaping, batch_norm_scale, layer_norm, linear_part, rule_type
+from ..layers.convolutions import Convolution, has_symbols, symbol_entries, symbols
 from ..layers.layer import Layer, Shape
+from ..layers.linear_maps import Nonnegative, Scaling, Shift
+from ..layers.ordering import MaxPool
 from .certificate import Chain, Slopes, spread
 
 DENSE_ROWS = 1024
@@ -40,22 +41,27 @@ class _Step:
     groups: int  # how many groups of neighbours may have a multiplier of their own
 
 
-def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor] | None] | None = None) -> Chain | None:
+def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
     """The certificate's chain; None if a matrix of it would have more than `ENTRIES` entries.
 
     Its weights have a graph to the network's parameters where gradients are enabled, for a bound to be differentiated.
 
     Args:
         layers: of a network without branches, each with a rule in `layers` that allows its settings.
-        intervals: for each layer the interval of its inputs, from which activations take narrower slopes.
+        local: whether activations take the slopes that they have in their regions; False: those they have anywhere, which
+            hold for other weights too.
 
     Raises:
         UnsupportedModuleError: a layer without a rule.
     """
     weights: list[Tensor] = []
     between: list[_Step] = []  # between[i] follows weights[i]
-    for i, (module, shape, out) in enumerate(layers):
-        if isinstance(module, Reshaping):
+    for layer in layers:
+        module, shape, out = layer.module, layer.shape, layer.out
+        if isinstance(module, Reshaping | Shift):
+            continue
+        if isinstance(module, Scaling) and module.factor.numel() == 1 and len(weights) > len(between):
+            weights[-1] = module.factor.flatten() * weights[-1]
             continue
         weight = linear_weight(module, shape, out)
         if weight is not None:
@@ -73,11 +79,11 @@ def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor
             continue
         if len(weights) == len(between):
             if weights:
-                between[-1] = _after(between[-1], _step(module, shape, out, None if intervals is None else intervals[i]))
+                between[-1] = _after(between[-1], _step(layer, local))
                 continue
             weights.append(torch.eye(shape[0] if math.prod(shape) > DENSE_ROWS else math.prod(shape)).double())
-        between.append(_step(module, shape, out, None if intervals is None else intervals[i]))
-    last = layers[-1][2] if layers else ()
+        between.append(_step(layer, local))
+    last = layers[-1].out if layers else ()
     if len(weights) == len(between):
         weights.append(torch.eye(last[0] if math.prod(last) > DENSE_ROWS else math.prod(last)).double())
     device = next((w.device for w in weights if w.numel()), torch.device("cpu"))
@@ -88,7 +94,7 @@ def make_chain(layers: Sequence[Layer], intervals: Sequence[tuple[Tensor, Tensor
 
 def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
     """The matrix or symbols of a linear layer; None for any other, and for linear ones better taken as contractions."""
-    if type(module).forward not in {kind.forward for kind in (nn.Linear, *get_args(Convolution | BatchNorm | AvgPool))}:
+    if not isinstance(module, Linear) or (isinstance(module, nn.Linear) and rule_type(module) is not nn.Linear):
         return None
     if isinstance(module, nn.Linear) and len(shape) == 1:
         return module.weight.double()
@@ -100,20 +106,23 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
         own = {} if weight is None else {"weight": weight.double()}
         units = torch.eye(math.prod(shape), dtype=torch.float64, device=device_of(module)).split(256)
         return torch.cat([functional_call(part, own, (some.reshape(-1, *shape),)).flatten(1) for some in units]).T
-    if isinstance(module, Convolution):
+    if isinstance(module, Convolution) and has_symbols(module, shape):
         if symbol_entries(module, shape) > ENTRIES:
             return torch.empty(0).expand(ENTRIES + 1)
         return symbols(module, shape)
     return None
 
 
-def _step(module: nn.Module, shape: Shape, out: Shape, interval: tuple[Tensor, Tensor] | None) -> _Step:
+def _step(layer: Layer, local: bool) -> _Step:
+    module, shape = layer.module, layer.shape
     if acts_entrywise(module):
-        slopes = slope_interval(module, *interval) if interval is not None else slope_interval(module)
+        region = layer.region
+        narrow = local and bool(region.low.isfinite().any() or region.high.isfinite().any())
+        slopes = slope_interval(module, region.low, region.high) if narrow else slope_interval(module)
         low, high = (slope.flatten() if slope.dim() else slope for slope in slopes)
         return _Step((low, high), True, math.prod(shape))
-    channelwise = isinstance(module, MaxPool | AvgPool | nn.AdaptiveAvgPool2d)
-    return _contraction(layer_norm(module, shape), shape if channelwise else (1,))
+    channelwise = isinstance(module, MaxPool | Channelwise) or (isinstance(module, Nonnegative) and module.channelwise)
+    return _contraction(layer.constant if local else layer_norm(module, shape), shape if channelwise else (1,))
 
 
 def _contraction(constant: float, shape: Shape) -> _Step:

@@ -37,6 +37,8 @@ def minimise(
             proposed, proposed_gradient = objective(proposal)
             if proposed <= value + 1e-4 * size * slope:
                 break
+            if time.monotonic() > deadline:
+                return x
             size /= 2
         else:
             if not history:

@@ -1,24 +1,39 @@
 """The search for multipliers: L-BFGS on a smooth upper estimate of the certificate, in float64, always feasible.
 
-The largest eigenvalue is replaced by (tr G^p)^(1/p), which is at most n^(1/p) times larger, and a logarithmic barrier of
-weight 1/p keeps the multipliers feasible; p grows. As a function of the multipliers the certificate is quasi-convex (its
-level sets are those of a linear matrix inequality), so that a local minimum is the best one.
+The largest eigenvalue is replaced by (tr G^p)^(1/p), which is at most n^(1/p) times larger, and a logarithmic barrier keeps
+the multipliers feasible. From stage to stage p grows and the barrier's weight falls: a deep chain that starts with a light
+barrier ends stuck at it, ten times too high. As a function of the multipliers the certificate is quasi-convex (its level
+sets are those of a linear matrix inequality), so that a local minimum is the best one.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from ..rounding import TINY
-from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram, product_multipliers, spread
+from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram, spread
 from .lbfgs import Objective, minimise
+from .start import best_start, bound_of
 
-POWERS = ((8, 1e-4), (128, 1e-5), (2048, 1e-6))
-"""The powers p, and the gain (of a logarithm) below which a step counts as idle."""
+
+@dataclass(frozen=True)
+class Stage:
+    """One minimisation on the way."""
+
+    barrier: float  # its weight
+    power: int  # p
+    gain: float  # of a logarithm, a layer, below which a step counts as idle
+
+
+STAGES = (Stage(1.0, 8, 1e-4), Stage(1 / 4, 16, 2e-5), Stage(1 / 32, 128, 5e-5), Stage(1 / 512, 2048, 5e-6))
+REFINEMENT = Stage(1 / 128, 128, 5e-6)
+"""The only stage from multipliers that are already good."""
 ENTRIES = 2**26
 """No more entries than this (half a GiB) are made beforehand."""
 
@@ -35,21 +50,25 @@ def search_multipliers(
 
     Args:
         chain: weights and slopes in float64.
-        start: first logarithms, already good; by default those of the product of norms.
+        start: first logarithms, already good; by default the best in closed form.
         contrast: `(k, outputs)` matrix put before the outputs, such as e_i - e_j for a difference of two logits.
-        iterations: of L-BFGS, at each of the powers p.
+        iterations: of L-BFGS, in each stage.
         deadline: `time.monotonic()` at which to stop with what there is.
     """
-    logs = list(product_multipliers(chain) if start is None else start)
-    if not logs:
-        return logs
+    if not chain.slopes:
+        return []
     chain = _compressed(chain, contrast)
-    sizes = [len(log) for log in logs]
-    x = torch.cat(logs)
-    grams = _grams_per_group(chain)
-    for power, gain in POWERS if start is None else POWERS[1:2]:
-        x = minimise(_objective(chain, grams, sizes, power), x, iterations=iterations, tolerance=gain, deadline=deadline)
-    return list(x.split(sizes))
+    logs, least = best_start(chain, deadline) if start is None else (list(start), math.inf)
+    sizes, grams, x = [len(log) for log in logs], _grams_per_group(chain), torch.cat(logs)
+    for stage in STAGES if start is None else (REFINEMENT,):
+        if time.monotonic() > deadline:
+            break
+        objective = _objective(chain, grams, sizes, stage)
+        x = minimise(objective, x, iterations=iterations, tolerance=stage.gain * len(sizes), deadline=deadline)
+        bound = bound_of(output_gram(chain, list(x.split(sizes))))
+        if bound < least:
+            logs, least = list(x.split(sizes)), bound
+    return logs
 
 
 class Searching(Arithmetic):
@@ -76,7 +95,7 @@ class Searching(Arithmetic):
         return state
 
 
-def _objective(chain: Chain, grams: Sequence[Tensor | None], sizes: list[int], power: int) -> Objective:
+def _objective(chain: Chain, grams: Sequence[Tensor | None], sizes: list[int], stage: Stage) -> Objective:
     def value_and_gradient(x: Tensor) -> tuple[float, Tensor]:
         x = x.detach().requires_grad_()
         arithmetic = Searching(grams, chain.weights[0].real.new_zeros(()))
@@ -85,7 +104,7 @@ def _objective(chain: Chain, grams: Sequence[Tensor | None], sizes: list[int], p
             if gram is None:
                 return math.inf, x.detach()
             logs = torch.linalg.eigvalsh(gram).clamp(min=TINY).log()
-            value = torch.logsumexp(power * logs.flatten(), 0) / power + arithmetic.barrier / power
+            value = torch.logsumexp(stage.power * logs.flatten(), 0) / stage.power + stage.barrier * arithmetic.barrier
             (gradient,) = torch.autograd.grad(value, x)
         return float(value.detach()), gradient
 

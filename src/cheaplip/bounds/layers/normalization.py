@@ -1,0 +1,87 @@
+r"""Constants of layers that divide by the spread of their input: LayerNorm, GroupNorm, InstanceNorm, RMSNorm.
+
+With z the n entries of a group, or what is left of them after their mean, y = z / s with s^2 = |z|^2 / n + eps. The Jacobian
+(I - z z^T / (n s^2)) / s has norm at most 1 / s. So the constant is 1 / sqrt(eps) on all inputs, some hundreds, and
+1 / sqrt(r^2 + eps) on a region in which |z| / sqrt(n) is at least r. No entry of y exceeds sqrt(n).
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import UnsupportedModuleError
+from ..rounding import PRODUCTS
+from .constants import layer_norm, local_norm
+from .region import Region, Shape, everywhere
+
+InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
+Normalization = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | InstanceNorm
+
+
+@layer_norm.register
+def _(module: Normalization, shape: Shape) -> float:
+    """The largest |weight| / sqrt(eps); with the least spread on a domain |weight| / sqrt(spread^2 + eps)."""
+    return local_norm(module, shape, everywhere(shape))
+
+
+@local_norm.register
+def _(module: Normalization, shape: Shape, region: Region) -> float:
+    least, eps = _least_square(module, region), _eps(module)
+    if not least + eps > 0:
+        return math.inf
+    weight = module.weight
+    steepest = 1.0 if weight is None else float(weight.detach().double().abs().max())
+    return steepest / math.sqrt(least + eps) * (1 + PRODUCTS)
+
+
+def normalized_range(module: Normalization, shape: Shape) -> Tensor:
+    """What the absolute value of each entry of the output is at most, `(1, *shape)`."""
+    n = _groups(module, torch.zeros(1, *shape)).shape[2]
+    weight, bias = (
+        None if part is None else part.detach().double().cpu() for part in (module.weight, getattr(module, "bias", None))
+    )
+    size = torch.full((1, *shape), math.sqrt(n) * (1 + PRODUCTS), dtype=torch.float64)
+    size = size if weight is None else size * _aligned(module, weight.abs(), len(shape))
+    return size if bias is None else size + _aligned(module, bias.abs(), len(shape))
+
+
+def _least_square(module: Normalization, region: Region) -> float:
+    """The smallest mean square of z: it is no further from 0 than that of a point, less the distance from there."""
+    middle, half = region.middle()
+    least = torch.zeros(())
+    for point, away in ((middle, _groups(module, half).norm(dim=2)), (region.centre, region.reach)):
+        groups = _groups(module, point)
+        groups = groups if isinstance(module, nn.RMSNorm) else groups - groups.mean(2, keepdim=True)
+        # of every group the least
+        length = ((groups.norm(dim=2) - away).nan_to_num(0.0).clamp(min=0) / math.sqrt(groups.shape[2])).amin()
+        least = torch.maximum(least, length)
+    return float(least) ** 2 * (1 - 1e-9)
+
+
+def _groups(module: Normalization, x: Tensor) -> Tensor:
+    """`(n, groups, entries)`, what is normalised together side by side."""
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return x.reshape(len(x), -1, math.prod(module.normalized_shape))
+    if isinstance(module, nn.GroupNorm):
+        return x.reshape(len(x), module.num_groups, -1)
+    return x.reshape(len(x), x.shape[1], -1)
+
+
+def _eps(module: Normalization) -> float:
+    if isinstance(module, InstanceNorm) and module.track_running_stats:
+        do = "Use BatchNorm, which does the same in evaluation mode."
+        raise UnsupportedModuleError("instance normalisation without running statistics", type(module).__name__, do)
+    if module.eps is None:  # RMSNorm takes that of the dtype of its input
+        dtype = torch.float32 if module.weight is None else module.weight.dtype
+        return float(torch.finfo(dtype).eps)
+    return module.eps
+
+
+def _aligned(module: Normalization, values: Tensor, dims: int) -> Tensor:
+    """Per channel, or as the last axes are."""
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return values
+    return values.reshape(-1, *[1] * (dims - 1))
