@@ -69,7 +69,7 @@ def branch(layers: Sequence[Layer], domain: Domain, *, deadline: float = math.in
     if wide > ROWS or not (low < high).all() or not pays(low) or not (root := _bounded(layers, None, deadline)):
         return None
     f = nn.Sequential(*(exact_copy(layer.module).cpu() for layer in layers))
-    start = projected((low + high) / 2 + 0.1 * (high - low) * (torch.rand(8, *shape).double() - 0.5), domain)
+    start = projected((low + high) / 2, domain)
     until = min(deadline, time.monotonic() + 2.0)
     met = climb_jacobian(f, start, domain, input_norm=2, output_norm=2, deadline=until)
     ties = itertools.count()

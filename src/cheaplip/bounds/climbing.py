@@ -19,7 +19,7 @@ from .jacobian import LowerBound, jacobian_norms
 
 FEW = 64
 """With more inputs than this, ascent on pairs finds more."""
-POINTS, ROUNDS, IDLE = 256, 300, 60
+POINTS, ROUNDS, IDLE = 256, 200, 40
 """Points at a time; rounds at most, and without a gain."""
 DECADES = 4
 """Steps are between the width of the search and so many powers of ten less."""

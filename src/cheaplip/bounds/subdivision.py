@@ -38,7 +38,7 @@ FEW = 6
 """With more inputs than this there would be too many cells."""
 TOLERANCE = 0.01
 """The search ends when the bound is at most this share above the largest norm that it has met."""
-CELLS, WORK = 2**20, 2**39
+CELLS, WORK = 2**19, 2**39
 """It gives up after about so many cells, or multiplications: some minutes of one core."""
 AT_ONCE, ENTRIES = 2**11, 2**23
 """Cells that are split in one round; fewer where a tensor would have more than so many entries."""
