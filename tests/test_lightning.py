@@ -31,7 +31,9 @@ class Classifier(LipschitzMixin, lightning.LightningModule):
     def __init__(self, scheduler, **options):
         super().__init__()
         self.network = dense()
-        self.configure_lipschitz(self.network, perturbed_pairs(digits(60)[0]), scheduler, active=8, interval=2, **options)
+        self.configure_lipschitz(
+            self.network, perturbed_pairs(digits(60)[0]), scheduler, **{"active": 8, "interval": 2, **options}
+        )
 
     def training_step(self, batch, batch_idx):
         x, y = batch
@@ -77,6 +79,14 @@ def test_a_penalty_in_place_of_the_pairs():
     assert "lipschitz_lower_bound" not in logged
     with pytest.raises(InputError, match="pairs for these options"):
         module.configure_lipschitz(module.network, penalty, ConstantWeight(1.0), active=8)
+
+
+def test_a_constant_is_kept():
+    module = Classifier(DiscrepancyPrinciple(1.0, quantity="lipschitz"), interval=1)
+    options = module.lipschitz_term.penalty.options
+    assert (options.allowed, options.power) == (1.0, 1)
+    train(module, 20)
+    assert module.lipschitz_term.scheduler.value == pytest.approx(1.0, abs=0.1)
 
 
 def test_the_accuracy_steers_the_weight():

@@ -10,6 +10,7 @@ from .errors import InputError
 from .inference import Model
 from .pairs.sets import PairSet
 from .regularization.certificate import with_certificate
+from .regularization.options import CONSTRAINT
 from .regularization.penalty import Penalty
 from .regularization.regularizer import LipschitzRegularizer
 from .regularization.scheduler import WeightScheduler
@@ -68,7 +69,7 @@ class LipschitzMixin:
             model: f, the network: a submodule, or `self` if `forward` is f.
             pairs: X_Lip, or a penalty on the same network in its place, such as a `LocalRegularizer`.
             scheduler: a `DiscrepancyPrinciple` with a target accuracy for class labels, with `quantity="loss"` and a mean
-                squared error for real values, or a `ConstantWeight`.
+                squared error for real values, with `quantity="lipschitz"` and a constant to keep, or a `ConstantWeight`.
             certify: share of the certified upper bound's square in the penalty.
             **regularizer_options: of `LipschitzRegularizer`, such as `active=64`.
 
@@ -76,7 +77,8 @@ class LipschitzMixin:
             InputError: what `LipschitzRegularizer` and `with_certificate` refuse.
         """
         if isinstance(pairs, PairSet):
-            options = {"hold": not certify} | regularizer_options
+            limit = {"allowed": scheduler.target, **CONSTRAINT} if scheduler.quantity == "lipschitz" else {}
+            options = {"hold": not certify, **limit} | regularizer_options
             pairs = with_certificate(LipschitzRegularizer(model, pairs, **options), certify)
         elif certify or regularizer_options:
             got = f"{type(pairs).__name__} and certify {certify}, {regularizer_options}"

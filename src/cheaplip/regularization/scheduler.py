@@ -14,7 +14,9 @@ class WeightScheduler(Protocol):
     weight: float
     """lambda now, never negative."""
     quantity: str | None = None
-    """What `step` is given: `"accuracy"`, `"loss"`, or None if it does not matter."""
+    """What `step` is given: `"accuracy"`, `"loss"`, `"lipschitz"`, or None if it does not matter."""
+    target: float | None = None
+    """What `step` should be given; None if nothing is wished, or not known yet."""
 
     def step(self, value: float) -> None:
         """Move the weight, given the training accuracy or loss."""
