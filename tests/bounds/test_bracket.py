@@ -83,7 +83,7 @@ def test_lower_is_below_upper_on_random_networks(network, scale):
     assert all(module.training for module in model.modules())
     with short_searches():
         upper = upper_bound(model, shape).value
-    assert 0 <= lower.value <= upper * ROUNDING
+    assert 0 <= lower.value <= upper * (1 + 1e-6)  # quotients of near pairs are rounded
     assert upper <= product_of_norms(model, shape) * ROUNDING
 
 

@@ -69,7 +69,9 @@ def branch(layers: Sequence[Layer], domain: Domain, *, deadline: float = math.in
     if wide > ROWS or not (low < high).all() or not pays(low) or not (root := _bounded(layers, None, deadline)):
         return None
     f = nn.Sequential(*(exact_copy(layer.module).cpu() for layer in layers))
-    start = projected((low + high) / 2, domain)
+    # not at the centre itself: there may be kinks, where no derivative is
+    away = torch.rand(1, *shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64) - 0.5
+    start = projected((low + high) / 2 + 0.1 * (high - low) * away, domain)
     until = min(deadline, time.monotonic() + 2.0)
     met = climb_jacobian(f, start, domain, input_norm=2, output_norm=2, deadline=until)
     ties = itertools.count()
