@@ -72,7 +72,8 @@ def fit(
         resume: continue from the checkpoint in `out`, bit for bit on a CPU.
         progress: show a progress bar.
         after_epoch: called with the epoch's number and the model after each epoch, on the main process.
-        **options: any field of `TrainConfig`, such as method="clip", target=0.95, epochs=30, seed=0.
+        **options: any field of `TrainConfig`, such as method="clip", epochs=30, seed=0, and what is wished for: tolerance,
+            target, lipschitz or weight. By default at most a point of accuracy, or 1 % of the loss, is given up.
 
     Raises:
         InputError: an unknown or impossible setting, data that do not fit the model, a folder that holds another run.
