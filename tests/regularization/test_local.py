@@ -1,5 +1,6 @@
 """The local penalty: its search and gradient against loops and closed forms, what it leaves alone, its beat, its state."""
 
+import contextlib
 import copy
 import itertools
 import math
@@ -94,6 +95,33 @@ def test_penalty_and_gradient_are_those_of_the_loop_whatever_the_parts(batch_siz
     assert penalty.latest == pytest.approx(float(expected.detach()), rel=1e-4)
     for one, other in zip(actual, torch.autograd.grad(expected, list(model.parameters())), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_a_network_that_changes_its_input_has_the_same_penalty(values):
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = seeded(network)
+
+        def forward(self, x):
+            return self.network(x.mul_(2).div_(2))
+
+    x, y = some_samples()
+    samples = (x, torch.randn(12, 3)) if values else (x, y)
+    changing, plain = (every_step(model, samples, radius=0.3) for model in (InPlace(), seeded(network)))
+    assert changing().item() == pytest.approx(plain().item(), rel=1e-5)
+    assert torch.equal(samples[0], some_samples()[0])
+
+
+def test_with_batch_normalisation_the_search_is_of_the_network_as_it_is(monkeypatch):
+    """Only the gradient by the parameters has the statistics in it; the points are those of constant statistics."""
+    samples = some_samples()
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 3))
+    model(torch.randn(50, 4))
+    with_them = every_step(model, samples, radius=0.3)()
+    monkeypatch.setattr("cheaplip.regularization.held.following_statistics", lambda model: contextlib.nullcontext())
+    assert every_step(model, samples, radius=0.3)().item() == pytest.approx(with_them.item(), rel=1e-5)
 
 
 @NORMS

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from ..domains import Box, projected
 from ..errors import InputError
-from ..inference import Model, check_classifier, device_of, forward_checked, full_precision
+from ..inference import Model, check_classifier, device_of, evaluating, forward_checked, full_precision
 from ..norms import all_finite, per_sample, sample_norm
 from ..records import validated
 from ..robustness.attacks import log_odds
@@ -50,7 +50,7 @@ def worst_in_ball(
     for _ in range(steps):
         points = points.detach().requires_grad_()
         with torch.enable_grad():
-            (gradient,) = torch.autograd.grad(rise(model(points)).sum(), points)
+            (gradient,) = torch.autograd.grad(rise(model(points.clone())).sum(), points)  # f may change its input
         gradient = gradient.nan_to_num_(0.0)
         ahead = gradient.sign() if norm == math.inf else gradient * per_sample(1 / _positive(sample_norm(gradient)), x)
         points = on_sphere(x, (points.detach() - x).add_(ahead, alpha=STEP * radius), radius, norm, domain)
@@ -184,17 +184,22 @@ class LocalRegularizer(LazyPenalty):
         generator = torch.Generator().manual_seed(self.seed + self.calls)
         start = random_points(x, options.radius, float(options.norm), self.domain, generator)
         rows = len(x) if self.batch_size is None else max(1, self.batch_size // 2)  # a part passes twice, moved and still
-        parts = zip(x.split(rows), start.split(rows), y.split(rows), strict=True)
+        parts = list(zip(x.split(rows), start.split(rows), y.split(rows), strict=True))
         with torch.autocast(device.type, enabled=False):
-            return evaluate(self.model, [partial(self._part, *part) for part in parts])
+            with evaluating(self.model):
+                found = [self._search(*part) for part in parts]  # of the one network, with the statistics that it has
+            pieces = [partial(self._part, x, points, y) for (x, _, y), points in zip(parts, found, strict=True)]
+            return evaluate(self.model, pieces)
 
-    def _part(self, x: Tensor, start: Tensor, y: Tensor) -> Tensor:
+    def _search(self, x: Tensor, start: Tensor, y: Tensor) -> Tensor:
         options, rise = self.options, partial(log_odds, y=y)
         if y.is_floating_point():
             with torch.no_grad():
-                rise = partial(local_rises, still=self.model(x), y=y)
+                rise = partial(local_rises, still=self.model(x.clone()), y=y)
         ball = {"radius": options.radius, "norm": float(options.norm)}
-        points = worst_in_ball(self.model, x, start, rise, steps=options.attack_steps, domain=self.domain, **ball)
+        return worst_in_ball(self.model, x, start, rise, steps=options.attack_steps, domain=self.domain, **ball)
+
+    def _part(self, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
         moved, still = full_precision(self.model(torch.cat([points, x]))).split(len(x))
         return local_rises(moved, still, y).sum() / len(self.drawn)
 
