@@ -44,7 +44,12 @@ class LazyPenalty(Penalty):
         self._held: HeldGradient | None = None
         self._evaluated = False  # since the last turn; without a held gradient the penalty was not finite
         self._called = False  # since the last step
+        self._beside = False  # the graph of the user's own loss is there
         self._has_closure = False
+
+    def _rows(self, most: int) -> int:
+        """Pairs of inputs in a pass: it is at most as large as the user's own, and an eighth of it beside the graph of that."""
+        return most if self.batch_size is None else max(1, self.batch_size // (16 if self._beside else 2))
 
     def _turn(self) -> None:
         """Turn to what is evaluated next."""
@@ -59,7 +64,9 @@ class LazyPenalty(Penalty):
         held = self._held
         self._has_closure = self._has_closure or (held is not None and held.moved() and self._called)
         if not self._evaluated or self._has_closure or (held is not None and held.is_elsewhere()):
+            self._beside = True
             self._renew()
+            self._beside = False
         self._called = True
         if self._held is None:
             return torch.zeros((), device=device_of(self.model))

@@ -183,7 +183,7 @@ class LocalRegularizer(LazyPenalty):
         # a closure evaluates a step several times: each time from the same first points
         generator = torch.Generator().manual_seed(self.seed + self.calls)
         start = random_points(x, options.radius, float(options.norm), self.domain, generator)
-        rows = len(x) if self.batch_size is None else max(1, self.batch_size // 2)  # a part passes twice, moved and still
+        rows = self._rows(len(x))  # a part passes twice, moved and still
         parts = list(zip(x.split(rows), start.split(rows), y.split(rows), strict=True))
         with torch.autocast(device.type, enabled=False):
             with evaluating(self.model):

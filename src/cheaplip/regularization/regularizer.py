@@ -158,7 +158,7 @@ class LipschitzRegularizer(LazyPenalty):
             state.before = torch.full_like(state.before, torch.nan)  # once
 
     def _pairs_in_a_pass(self) -> int:
-        return len(self.state.points) if self.batch_size is None else max(1, self.batch_size // 2)
+        return self._rows(len(self.state.points))
 
     def _in_parts(self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
         """A function of pairs, a few pairs at a time."""

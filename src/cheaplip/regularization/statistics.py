@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..inference import Model, modules_of
@@ -38,8 +40,27 @@ def following_statistics(model: Model) -> Iterator[None]:
 
 
 def _follow(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
-    """x, `(n, channels, ...)`, with the gradient of x under any shift and scale of a channel taken out."""
-    (x,) = inputs
-    axes = [axis for axis in range(x.dim()) if axis != 1]
-    mean, variance = x.mean(axes, keepdim=True), x.var(axes, correction=0, keepdim=True).clamp(min=SMALLEST)
-    return ((x - mean) * (variance.detach() / variance).sqrt() + mean.detach(),)
+    result: Tensor = _ShiftAndScaleFree.apply(inputs[0])  # type: ignore[no-untyped-call]
+    return (result,)
+
+
+class _ShiftAndScaleFree(torch.autograd.Function):
+    """x, `(n, channels, ...)`, with the gradient of (x - mean) / deviation, whose values do not matter here.
+
+    By hand, because the normalisation keeps x for its own backward pass anyway: this takes no memory more.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (x,) = ctx.saved_tensors
+        axes = [axis for axis in range(x.dim()) if axis != 1]
+        centred = x - x.mean(axes, keepdim=True)
+        variance = centred.square().mean(axes, keepdim=True).clamp(min=SMALLEST)
+        along = (gradient * centred).mean(axes, keepdim=True) / variance
+        free: Tensor = gradient - gradient.mean(axes, keepdim=True) - centred * along
+        return free
