@@ -12,7 +12,7 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 
-settings.register_profile("fast", max_examples=40, deadline=None, derandomize=True, database=None)
+settings.register_profile("fast", max_examples=25, deadline=None, derandomize=True, database=None)
 settings.load_profile("fast")
 
 
@@ -36,9 +36,11 @@ def finished(tmp_path_factory):
     from cheaplip.runs.configure import configure_run
     from cheaplip.runs.execute import execute_run
     from support.networks import QUICK
+    from support.searches import short_ascents, short_searches
 
     folder = tmp_path_factory.mktemp("finished") / "run"
-    return folder, execute_run(configure_run(QUICK), folder)
+    with short_searches(), short_ascents():
+        return folder, execute_run(configure_run(QUICK), folder)
 
 
 @pytest.fixture

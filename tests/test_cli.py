@@ -303,6 +303,7 @@ def network(shape, outputs):
 """
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_ctrl_c_leaves_a_run_that_can_be_resumed(call, tmp_path, monkeypatch):
     """The network waits in its second epoch until it is interrupted."""
     monkeypatch.delenv("CHEAPLIP_DATA", raising=False)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import cheaplip
+from cheaplip import evaluate_robustness as evaluate
 from cheaplip import fit
 from support.searches import short_ascents, short_searches
 
@@ -39,13 +40,15 @@ def regression(printed):
 
 
 PROMISES = {"own_loop": own_loop, "fit_and_attack": fit_and_attack, "regression": regression}
+LONG = {"fit_and_attack": 40, "regression": 100}
+"""With the epochs after which the fast suite sees it keep its promise."""
 
 
 def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PROMISES)
 
 
-@pytest.mark.parametrize("name", ["own_loop", "fit_and_attack", pytest.param("regression", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("name", ["own_loop", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
 def test_example(name, capsys):
     path = EXAMPLES / f"{name}.py"
     assert len(path.read_text().splitlines()) < 60
@@ -53,8 +56,11 @@ def test_example(name, capsys):
     PROMISES[name](capsys.readouterr().out)
 
 
-def test_the_example_of_a_regression_with_fewer_epochs(capsys, monkeypatch):
-    monkeypatch.setattr(cheaplip, "fit", lambda *given, **options: fit(*given, **options | {"epochs": 100}))
+@pytest.mark.parametrize("name", LONG)
+def test_example_with_shorter_searches(name, capsys, monkeypatch):
+    weaker = {"iterations": 10, "curve": (0.5,)}
+    monkeypatch.setattr(cheaplip, "fit", lambda *given, **options: fit(*given, **options | {"epochs": LONG[name]}))
+    monkeypatch.setattr(cheaplip, "evaluate_robustness", lambda *given, **options: evaluate(*given, **options | weaker))
     with short_searches(), short_ascents(20):
-        runpy.run_path(str(EXAMPLES / "regression.py"), run_name="__main__")
-    regression(capsys.readouterr().out)
+        runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+    PROMISES[name](capsys.readouterr().out)

@@ -16,6 +16,7 @@ from cheaplip.bounds.serial import serial
 from cheaplip.bounds.upper import upper_bound
 from cheaplip.bounds.zonotope import Limit, chord, is_empty, narrowed, propagate
 from support import oracles
+from support.searches import short_searches
 
 ACTIVATIONS = [nn.ReLU, nn.GELU, nn.Tanh, nn.Hardtanh, nn.Softshrink, nn.Mish, lambda: nn.LeakyReLU(-1.0)]
 
@@ -104,9 +105,9 @@ def test_contradicting_limits_hold_nothing():
 @cases
 def test_no_jacobian_of_the_domain_is_larger_than_the_bound_of_branches(seed, inputs, activation, ball):
     model, domain = random_case(seed, inputs, activation, ball)
-    with pytest.MonkeyPatch.context() as patch:
+    with short_searches(), pytest.MonkeyPatch.context() as patch:
         patch.setattr("cheaplip.bounds.climbing.ROUNDS", 5)
-        patch.setattr("cheaplip.bounds.branching.PATIENCE", 5)
+        patch.setattr("cheaplip.bounds.branching.PATIENCE", 3)
         found = branch(narrowed(serial(trace(model, (inputs,), domain)), domain), domain)
     norms = jacobian_norms(model, points_of(domain, inputs))
     assert norms.max() <= found.upper * (1 + 1e-9)

@@ -22,7 +22,7 @@ from cheaplip.robustness.attacks import normalized_pgd
 from cheaplip.runs.configure import configure_run
 from cheaplip.runs.execute import bound_run, execute_run
 from support.networks import QUICK
-from support.searches import short_searches
+from support.searches import short_ascents, short_searches
 
 
 def test_the_radius_of_a_linear_classifier_is_the_distance_to_its_boundary():
@@ -47,7 +47,7 @@ def test_no_attack_fools_within_the_radius(seed):
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
     x = torch.randn(15, 4).double()
     y = model(x).argmax(1)
-    with short_searches():
+    with short_searches(), short_ascents():
         bracket = lipschitz_bracket(model, x, steps=1)
     radius = certified_radius(model, x, bracket)
     for i in range(len(x)):
@@ -81,7 +81,8 @@ def test_slopes_in_a_ball_or_box_stay_below_the_bound_there(seed, radius, act):
             patch.setattr(subdivision, "CELLS", 0)
             upper = upper_bound(model, (3,), domain=domain)
         assert upper.value <= everywhere.value
-        with short_searches():
+        with short_searches(), short_ascents(), pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subdivision, "CELLS", 500)
             bracket = lipschitz_bracket(model, centre[None], domain=domain, steps=5)
         assert bracket.upper <= upper.value * (1 + subdivision.TOLERANCE)
         assert bracket.lower <= upper.value * (1 + 1e-9)
@@ -101,11 +102,11 @@ def test_a_small_ball_knows_the_slopes(inputs):
 
 def test_the_larger_the_ball_the_more_slopes_there_are():
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 12), nn.ReLU(), nn.Linear(12, 2))
-    centre = torch.randn(20)
-    bounds = [upper_bound(model, (20,), domain=Ball(centre, radius)).value for radius in (0.01, 0.1, 0.3, 1.0)]
+    model = nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
+    centre = torch.randn(10)
+    bounds = [upper_bound(model, (10,), domain=Ball(centre, radius)).value for radius in (0.01, 0.3, 1.0)]
     assert bounds == sorted(bounds)
-    assert bounds[-1] < upper_bound(model, (20,)).value
+    assert bounds[-1] < upper_bound(model, (10,)).value
     assert bounds[0] < 0.8 * bounds[-1]
 
 
@@ -116,6 +117,7 @@ def test_refuses_domains_that_are_none():
             upper_bound(model, (3,), domain=domain)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_the_command_bound_writes_bracket_and_certified_accuracy(run_copy):
     done = CliRunner().invoke(app, ["bound", str(run_copy), "--eps", "0.01,100", "--budget", "0.6"])
     assert done.exit_code == 0, done.output

@@ -137,8 +137,9 @@ def contents(runs):
 
 
 def test_the_numbers_do_not_depend_on_the_number_of_jobs(tmp_path):
-    one, _ = run_measurements(QUICK, SMALL, tmp_path / "one", seeds=2)
-    two, _ = run_measurements(QUICK, SMALL, tmp_path / "two", seeds=2, workers=2)
+    settings = replace(SMALL, points=3, starts=1, weights=2, features=4, iterations=3)
+    one, _ = run_measurements(QUICK, settings, tmp_path / "one", seeds=2)
+    two, _ = run_measurements(QUICK, settings, tmp_path / "two", seeds=2, workers=2)
     assert contents(one) == contents(two)
     assert len(contents(one)) == 4
     assert contents(one)["minimal-constant-0.json"] != contents(one)["minimal-constant-1.json"]

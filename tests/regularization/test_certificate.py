@@ -159,9 +159,9 @@ def test_training_closes_the_bracket_of_a_convolutional_network():
         torch.manual_seed(0)
         model = cnn((1, 8, 8), 10, hidden=(3, 6, 16))
         with short_ascents(), short_searches(40):
-            done = fit(model, load("digits"), certify=w, target=0.93, epochs=20, batch_size=64)
+            done = fit(model, load("digits"), certify=w, target=0.9, epochs=14, batch_size=64)
             uppers.append(upper_bound(model, (1, 8, 8)).value)
-    assert done.result["train_accuracy"] > 0.9
+    assert done.result["train_accuracy"] > 0.85
     assert uppers[1] <= 1.01 * done.history[-1]["upper_bound"]  # of a search that need not end at the very best
     assert uppers[1] < 0.7 * uppers[0]
 

@@ -104,7 +104,10 @@ PREPARED = {
 }
 
 
-@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=[COMPILER, pytest.mark.slow])])
+@pytest.mark.parametrize(
+    "backend",
+    ["eager", pytest.param("aot_eager", marks=pytest.mark.slow), pytest.param("inductor", marks=[COMPILER, pytest.mark.slow])],
+)
 @pytest.mark.parametrize("what", ["model", "step"])
 @pytest.mark.filterwarnings("default")  # of the compiler about itself
 def test_compiled_training_is_the_same_training(what, backend):

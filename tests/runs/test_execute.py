@@ -76,6 +76,7 @@ def test_a_job_leaves_the_global_generator_alone(tmp_path):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 @pytest.mark.parametrize("step", [3, 13])
 def test_an_interrupted_job_is_resumed(finished, tmp_path, step):
     """In the first epoch, of which nothing is left, and in the second; a step here is one of 8 an epoch."""
@@ -89,6 +90,7 @@ def test_an_interrupted_job_is_resumed(finished, tmp_path, step):
     assert without(execute_run(resumed_config(tmp_path / "run", {}), tmp_path / "run", resume=True)) == without(whole)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_a_finished_job_resumed_is_evaluated_again(finished, run_copy):
     (run_copy / "result.json").unlink()
     assert without(execute_run(configure_run(QUICK), run_copy, resume=True)) == without(finished[1])
