@@ -107,3 +107,8 @@ def test_brackets_in_other_norms(seed, p, q):
 def test_refuses_other_norms():
     with pytest.raises(InputError, match="norms 2 or inf"):
         upper_bound(nn.Linear(3, 2), (3,), input_norm=1)
+
+
+def test_no_hook_is_left_behind():
+    lipschitz_bracket(nn.Sequential(nn.Linear(3, 4), nn.ReLU(), nn.Linear(4, 2)), torch.randn(4, 3), budget=1)
+    assert not torch.nn.modules.module._has_any_global_hook()

@@ -111,6 +111,7 @@ class _Recording(TorchFunctionMode, Recorder):
         finally:
             before.remove()
             after.remove()
+            hooks._global_forward_hooks_with_kwargs.pop(after.id, None)  # torch forgets it, and warns of it in torch.compile
 
     def record(self, tensor: Tensor, value: Value | Stacked | None) -> None:
         """Note that the tensor holds this value, or a constant."""
