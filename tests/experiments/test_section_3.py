@@ -136,6 +136,7 @@ def contents(runs):
     return {run.folder.name: without(run.result) for run in runs}
 
 
+@pytest.mark.slow
 def test_the_numbers_do_not_depend_on_the_number_of_jobs(tmp_path):
     settings = replace(SMALL, points=3, starts=1, weights=2, features=4, iterations=3)
     one, _ = run_measurements(QUICK, settings, tmp_path / "one", seeds=2)

@@ -29,6 +29,7 @@ def alone(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_the_results_do_not_depend_on_the_number_of_workers(alone, tmp_path):
     assert run_grid(jobs(), tmp_path, workers=2) == []
     assert results(tmp_path) == results(alone)
