@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from ledger import carry_out, read
 from numpy.typing import NDArray
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_wine
 from sklearn.linear_model import LogisticRegression, RidgeCV
@@ -218,20 +219,16 @@ app = typer.Typer(add_completion=False, help=__doc__)
 def run(out: Path = OUT, data: Annotated[str, typer.Option(help="Names, separated by commas.")] = ",".join(DATA)) -> None:
     """All runs that are not there yet."""
     torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "runs.jsonl"
-    done = [record["spec"] for record in read(path)]
-    for seed in SEEDS:
-        for name in data.split(","):
-            networks = NETWORKS if name == "digits" else ["MLP"]
-            ours = [{"method": method, "network": network} for network in networks for method in METHODS]
-            theirs = [{"method": method, "network": ""} for method in ("scikit-learn MLP", "linear")]
-            for labels in [*ours, *theirs]:
-                spec = {"data": name, **labels, "seed": seed}
-                if spec not in done:
-                    record = one(spec)
-                    with path.open("a") as file:
-                        file.write(json.dumps(record) + "\n")
+    specs = [
+        {"data": name, **labels, "seed": seed} for seed in SEEDS for name in data.split(",") for labels in methods_on(name)
+    ]
+    carry_out(out / "runs.jsonl", specs, one)
+
+
+def methods_on(data: str) -> list[dict[str, str]]:
+    networks = NETWORKS if data == "digits" else ["MLP"]
+    ours = [{"method": method, "network": network} for network in networks for method in METHODS]
+    return ours + [{"method": method, "network": ""} for method in ("scikit-learn MLP", "linear")]
 
 
 def one(spec: dict[str, Any]) -> dict[str, Any]:
@@ -243,10 +240,6 @@ def one(spec: dict[str, Any]) -> dict[str, Any]:
         predict, record = baseline(spec["data"], kind, split, spec["seed"]), {}
     record |= {"seconds": time.perf_counter() - began, "scores": scores(predict, split, spec["seed"])}
     return {"spec": spec, **record, "provenance": provenance(torch.device("cpu"))}
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 @app.command()

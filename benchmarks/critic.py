@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import typer
+from ledger import carry_out, read
 from scipy.optimize import linear_sum_assignment
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -186,22 +187,6 @@ def costs(data: str, rounds: int = 9, steps: int = 20) -> dict[str, float]:
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def carry_out(specs: list[dict[str, Any]], path: Path) -> None:
-    torch.set_num_threads(1)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = [record["spec"] for record in read(path)]
-    for spec in specs:
-        if spec not in done:
-            record = one(spec)
-            print(spec, {name: round(record[name], 4) for name in MEASURED}, flush=True)
-            with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-
-
 @app.command()
 def tune(out: Path = OUT) -> None:
     """The activation of each method."""
@@ -212,7 +197,8 @@ def tune(out: Path = OUT) -> None:
         for method in methods
         for activation in ("abs", "relu", "tanh")
     ]
-    carry_out(specs, out / "tuning.jsonl")
+    torch.set_num_threads(1)
+    carry_out(out / "tuning.jsonl", specs, one)
 
 
 @app.command()
@@ -224,7 +210,8 @@ def run(out: Path = OUT) -> None:
         for data in ("gaussians", "digits")
         for method in METHODS
     ]
-    carry_out(specs, out / "runs.jsonl")
+    torch.set_num_threads(1)
+    carry_out(out / "runs.jsonl", specs, one)
 
 
 MEASURED = ("lower", "upper", "estimate", "proved")

@@ -19,6 +19,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from ledger import carry_out, read
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, mse_loss, relu
 
@@ -186,25 +187,12 @@ def costs(rounds: int = 5, steps: int = 4) -> dict[str, float]:
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 @app.command()
 def run(out: Path = OUT, seeds: Annotated[int, typer.Option(help="How many.")] = len(SEEDS)) -> None:
     """All runs that are not there yet."""
     torch.set_num_threads(1)
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / "runs.jsonl"
-    done = [record["spec"] for record in read(path)]
-    for seed in SEEDS[:seeds]:
-        for method in METHODS:
-            spec = {"method": method, "seed": seed}
-            if spec not in done:
-                record = one(spec)
-                print({name: record[name] for name in ("spec", *MEASURED)}, flush=True)
-                with path.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+    specs = [{"method": method, "seed": seed} for seed in SEEDS[:seeds] for method in METHODS]
+    carry_out(out / "runs.jsonl", specs, one)
 
 
 MEASURED = ("psnr", "constant", "change", "restored")

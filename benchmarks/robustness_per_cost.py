@@ -21,6 +21,7 @@ import step_cost
 import torch
 import typer
 from joblib import Parallel, delayed
+from ledger import Spec, append, missing, read
 from robustness_tables import METRICS, curves, markdown, strong_against_cost
 
 from cheaplip import evaluate_robustness, fit
@@ -74,7 +75,6 @@ steps are those of the local penalty's search."""
 CHEAP = ("local", "adversarial, half, 2 steps", "adversarial, half, 1 step", "adversarial, quarter, 2 steps")
 CHEAP += ("adversarial, quarter, 1 step", "free, m = 4", "adversarial, 1 step")
 LABELS = ("CLIP (default)", "CLIP, margins", "adversarial", "jacobian", "weight", "standard")
-Spec = dict[str, Any]
 
 
 def one(spec: Spec, out: Path) -> None:
@@ -111,18 +111,11 @@ def one(spec: Spec, out: Path) -> None:
         "strong": report.strong_accuracy,
         "lower": lower_bound(model, x[:500], domain=data.domain).value,
     }
-    with out.open("a") as file:  # one short line: appended whole, also beside another process
-        file.write(json.dumps({"spec": spec, **record, "provenance": provenance(torch.device("cpu"))}) + "\n")
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    append(out, {"spec": spec, **record, "provenance": provenance(torch.device("cpu"))})
 
 
 def carry_out(specs: list[Spec], path: Path, jobs: int) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    done = [record["spec"] for record in read(path)]
-    Parallel(n_jobs=jobs, verbose=10)(delayed(one)(spec, path) for spec in specs if spec not in done)
+    Parallel(n_jobs=jobs, verbose=10)(delayed(one)(spec, path) for spec in missing(path, specs))
 
 
 app = typer.Typer(add_completion=False, help=__doc__)

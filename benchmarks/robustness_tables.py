@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -59,17 +60,22 @@ def curves(rows: list[Row], targets_of: Targets) -> Figure:
 
 
 def strong_against_cost(rows: list[Row], settings: list[tuple[str, float]]) -> Figure:
-    """Strong accuracy against the cost of a step, at two (data, target)."""
+    """Strong accuracy against the cost of a step, at two (data, target). Where points crowd, the first has its name."""
     figure = Figure(figsize=(11, 5), layout="constrained")
     for axes, (data, target) in zip(figure.subplots(1, 2), settings, strict=True):
-        for row in (row for row in rows if (row["data"], row["target"]) == (data, target)):
+        named: list[tuple[float, float]] = []
+        here = [row for row in rows if (row["data"], row["target"]) == (data, target)]
+        for row in sorted(here, key=lambda row: row["method"].startswith("CLIP, ")):  # the variants last
             strong = row["metrics"]["strong"]
             x, y = row["cost"]["time"], 100 * strong["mean"]
             ours = row["method"].startswith(OURS)
             axes.errorbar(
                 x, y, yerr=100 * (strong["ci95"] or 0), marker="^" if ours else "s", capsize=2, color="C0" if ours else "C1"
             )
-            axes.annotate(row["method"].removeprefix("CLIP, "), (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
+            if all(abs(math.log(x / other)) > 0.2 or abs(y - height) > 1.5 for other, height in named):
+                named.append((x, y))
+                name = row["method"].removeprefix("CLIP, ")
+                axes.annotate(name, (x, y), xytext=(4, 4), textcoords="offset points", fontsize=7)
         axes.set(
             title=f"{data}, target {target:.0%}", xlabel="time of a step, plain = 1", ylabel="strong accuracy, %", xscale="log"
         )

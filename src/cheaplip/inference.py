@@ -116,7 +116,7 @@ def device_of(model: Model, otherwise: torch.device | str = "cpu") -> torch.devi
 
 
 def like_parameters(x: Tensor, model: Model) -> Tensor:
-    """X in the type of the model's floating-point parameters, if they are all of one."""
+    """The inputs x in the type of the model's floating-point parameters, if they are all of one."""
     kinds = {parameter.dtype for parameter in parameters_of(model) if parameter.is_floating_point()}
     return x.to(kinds.pop()) if len(kinds) == 1 else x
 

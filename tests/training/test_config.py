@@ -77,3 +77,5 @@ def test_only_the_additive_rule_moves_every_minibatch():
     with pytest.raises(InputError, match="rule='additive' for update='minibatch'"):
         configure(update="minibatch")
     assert configure(update="minibatch", rule="additive").update == "minibatch"
+    with pytest.raises(InputError, match="steer_by='training' for update='minibatch'"):
+        configure(update="minibatch", rule="additive", steer_by="validation")

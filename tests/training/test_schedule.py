@@ -21,7 +21,9 @@ def test_short_runs_move_the_weight_as_often_as_long_ones(epochs, period):
         ({"epochs": 3}, 15),  # some 30 in a short run
         ({"epochs": 300, "warmup": 7}, 7),
         ({"method": "standard"}, 3),
-        ({"target": 0.9, "update": "minibatch", "rule": "additive"}, 3),
+        ({"target": 0.9, "update": "minibatch", "rule": "additive"}, 300),
+        ({"update": "minibatch", "rule": "additive"}, 1500),
+        ({"lipschitz": 1.0}, 0),
         ({"target": 0.9, "update": "minibatch", "rule": "additive", "warmup": 5}, 500),
     ],
 )
@@ -35,6 +37,15 @@ def test_the_learning_rate_falls_once_and_with_a_tolerance_twice():
     assert (twice(0), twice(750), twice(1499), twice(1500), twice(2250), twice(3000)) == pytest.approx(
         (1, 0.51, 0.02, 1, 0.51, 0.02), abs=1e-5
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"epochs": 7}, {"update": "minibatch", "rule": "additive"}, {"warmup": 4}])
+def test_the_second_fall_begins_with_the_weight(options):
+    config = configure(**options)
+    end = warmup_updates(config, 100) * update_period(config, 100)
+    factor = make_lr_schedule(config, 100)
+    assert factor(end - 1) < 0.03
+    assert factor(end) == 1
 
 
 def test_plain_training_has_one_cosine_whatever_the_tolerance():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,13 +52,13 @@ class LazyPenalty(Penalty):
         """Pairs of inputs in a pass: it is at most as large as the user's own, and an eighth of it beside the graph of that."""
         return most if self.batch_size is None else max(1, self.batch_size // (16 if self._beside else 2))
 
+    @abstractmethod
     def _turn(self) -> None:
         """Turn to what is evaluated next."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _evaluate(self) -> HeldGradient:
         """The penalty and its gradient, now."""
-        raise NotImplementedError
 
     def __call__(self) -> Tensor:
         """The penalty as it was last evaluated, `()`, with the gradient of that evaluation."""

@@ -100,6 +100,9 @@ class TrainConfig(PairOptions, LocalOptions):
         if self.update == "minibatch" and self.rule != "additive":
             do = "Its small steps average over the minibatches; the multiplicative rule is made for one update an epoch."
             raise InputError("rule='additive' for update='minibatch'", repr(self.rule), do)
+        if self.update == "minibatch" and self.steer_by != "training":
+            do = "There the weight follows each minibatch's own value."
+            raise InputError("steer_by='training' for update='minibatch'", repr(self.steer_by), do)
         if self.keep == "best-pgd" and self.epochs <= self.choose_after:
             got = f"{self.epochs} epochs with {self.choose_after} of warm-up"
             raise InputError("an epoch after the warm-up for keep='best-pgd'", got, "Train longer or keep the last epoch.")

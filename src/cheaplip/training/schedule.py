@@ -20,17 +20,20 @@ def update_period(config: TrainConfig, steps: int) -> int:
         config: has the number of epochs.
         steps: in an epoch.
     """
+    if config.update == "minibatch":
+        return 1
     return min(steps, max(SHORTEST, steps * config.epochs // UPDATES))
 
 
 def warmup_updates(config: TrainConfig, steps: int) -> int:
     """Updates of the weight in the warm-up: by default `WARMUP`, and with a tolerance half of the run."""
+    of_each = steps if config.update == "minibatch" else 1
     if config.warmup is not None:
-        return config.warmup * (steps if config.update == "minibatch" else 1)
+        return config.warmup * of_each
     if config.lipschitz is not None:
         return 0
     if not config.compares:
-        return WARMUP
+        return WARMUP * of_each
     return max(1, config.epochs * steps // update_period(config, steps) // 2)
 
 

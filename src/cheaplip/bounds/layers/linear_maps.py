@@ -46,7 +46,7 @@ class Scaling(nn.Module):
         self.factor: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """Factor * x."""
+        """The product with the factor."""
         return self.factor.to(x) * x
 
 
@@ -59,7 +59,7 @@ class Shift(nn.Module):
         self.constant: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
-        """X + constant."""
+        """The sum with the constant."""
         return x + self.constant.to(x)
 
 

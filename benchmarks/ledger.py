@@ -1,0 +1,37 @@
+"""Runs of a benchmark, one line each in a file: a run that is there is not repeated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+Spec = dict[str, Any]
+Record = dict[str, Any]
+
+
+def read(path: Path) -> list[Record]:
+    """The records that are there; each has the `spec` of its run."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append(path: Path, record: Record) -> None:
+    """Add a record: one line, appended whole, also beside another process."""
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def missing(path: Path, specs: Iterable[Spec]) -> list[Spec]:
+    """The specs without a record; makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [record["spec"] for record in read(path)]
+    return [spec for spec in specs if spec not in done]
+
+
+def carry_out(path: Path, specs: Iterable[Spec], run: Callable[[Spec], Record]) -> None:
+    """Run what is missing, one after the other, and print what was measured."""
+    for spec in missing(path, specs):
+        record = run(spec)
+        print({name: value for name, value in record.items() if name != "provenance"}, flush=True)
+        append(path, record)
