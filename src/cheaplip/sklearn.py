@@ -194,7 +194,7 @@ class CLIPRegressor(RegressorMixin, _CLIPEstimator):  # type: ignore[misc]
             instead of the tolerance.
         lipschitz: a Lipschitz constant that the weight is steered to, instead of the tolerance.
         weight: a constant weight instead of the tolerance; 0 for plain training.
-        epochs: as for `CLIPClassifier`, like all that follow.
+        epochs: passes over the samples; this and all that follow as for `CLIPClassifier`.
         hidden: widths of the hidden layers.
         activation: of the hidden layers.
         module: makes a network of your own, from `(n, features)` float32 to values `(n, outputs)`.
@@ -227,7 +227,7 @@ class CLIPRegressor(RegressorMixin, _CLIPEstimator):  # type: ignore[misc]
         target: float | None = None,
         lipschitz: float | None = None,
         weight: float | None = None,
-        epochs: int = 100,
+        epochs: int = 200,
         hidden: Sequence[int] = (64, 64),
         activation: str = "softplus",
         module: Module | None = None,

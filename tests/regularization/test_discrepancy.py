@@ -1,6 +1,7 @@
 """The rules as printed, the bounds of the weight, and closed loops with networks that answer late."""
 
 import math
+import warnings
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from cheaplip import DiscrepancyPrinciple
-from cheaplip.errors import InputError
+from cheaplip.errors import InputError, TargetWarning
 from cheaplip.regularization.discrepancy import FLOOR, additive_rule, multiplicative_rule
 from cheaplip.regularization.scheduler import ConstantWeight
 
@@ -289,6 +290,37 @@ def test_after_the_warm_up_a_tolerance_is_a_target():
         assert tolerant.weight == pytest.approx(plain.weight)
 
 
+@pytest.mark.parametrize(
+    ("quantity", "reached", "attainable", "target"),
+    [
+        ("loss", 0.3, 0.1, 0.1 * 1.01),  # three times the noise: not resolved
+        ("loss", 0.15, 0.1, 0.15 * 1.01),
+        ("loss", 0.05, 0.1, 0.05 * 1.01),  # neighbours are far
+        ("accuracy", 0.79, 0.9, 0.9 - 0.01),
+        ("accuracy", 0.81, 0.9, 0.81 - 0.01),
+        ("accuracy", 0.95, 0.9, 0.95 - 0.01),
+    ],
+)
+def test_a_reference_far_from_what_is_attainable_does_not_count(quantity, reached, attainable, target):
+    scheduler = DiscrepancyPrinciple(tolerance=0.01, quantity=quantity, attainable=attainable, warmup=1)
+    scheduler.step(reached)
+    assert scheduler.target == pytest.approx(target)
+    assert scheduler.is_unresolved == (target != pytest.approx(reached * 1.01 if quantity == "loss" else reached - 0.01))
+    assert (scheduler.weight > 0) == (not scheduler.is_unresolved)
+    scheduler.step(attainable)
+    assert scheduler.weight > 0
+
+
+def test_a_weight_that_stays_0_long_after_the_warm_up_is_told_once():
+    scheduler = DiscrepancyPrinciple(0.95, warmup=3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", TargetWarning)
+        for _ in range(100):
+            scheduler.step(0.9)
+    assert len(said) == 1
+    assert "after 33 updates: the accuracy is 0.9, its target 0.95" in str(said[0].message)
+
+
 def test_a_smaller_tolerance_moves_the_weight_as_fast():
     """One tolerance above the target is the same step, whatever the tolerance."""
     steps = []
@@ -324,6 +356,8 @@ def test_a_tolerance_survives_a_restart(stop):
         ({"tolerance": 0.0}, "a tolerance in"),
         ({"tolerance": 0.1, "quantity": "lipschitz"}, "a tolerance of accuracy or loss"),
         ({"tolerance": 0.1, "warmup": 0}, "warmup"),
+        ({"target": 0.9, "attainable": 0.9}, "a tolerance for an attainable value"),
+        ({"tolerance": 0.1, "attainable": 0.0}, "an attainable value in"),
     ],
 )
 def test_what_a_tolerance_cannot_be(options, match):

@@ -298,7 +298,7 @@ def test_fit_comes_near_its_target_and_is_harder_to_attack():
     strong = [evaluate_robustness(t.model, x[:200], y[:200], eps=0.75, iterations=20).strong_accuracy for t in (plain, local)]
     assert local.result["train_accuracy"] == pytest.approx(0.95, abs=0.03)
     assert local.pairs is None
-    assert strong[1] > strong[0] + 0.1
+    assert strong[1] > strong[0] + 0.05
 
 
 def test_fit_on_real_values_lowers_the_penalty():

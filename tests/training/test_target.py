@@ -12,7 +12,7 @@ from cheaplip.data import load
 from cheaplip.errors import InputError, TargetWarning
 from cheaplip.models import mlp
 from cheaplip.robustness.accuracy import accuracy
-from support.networks import OPTIONS, curve, dense, digits
+from support.networks import OPTIONS, curve, dense, digits, seeded
 
 pytestmark = pytest.mark.filterwarnings("default::cheaplip.errors.TargetWarning")
 
@@ -127,6 +127,17 @@ def test_without_a_wish_at_most_a_point_is_given_up_and_the_constant_halved():
     weighted = [row["weight"] > 0 for row in done.history]
     assert weighted[:9] == [False] * 9  # half of the run is plain training
     assert weighted[10:] == [True] * 10
+
+
+def test_a_step_that_half_a_run_does_not_resolve_is_trained_plainly_and_told():
+    x = 2 * torch.rand(300, 1) - 1
+    data = x, torch.tanh(30 * x) + 0.05 * torch.randn(300, 1)
+    options = {"target": None, "optimizer": "Adam", "optimizer_options": {}, "lr": 0.01, "warmup": None, "epochs": 20}
+    done, said = trained(data, model=seeded(lambda: mlp((1,), 1)), tolerance=0.01, **options)
+    plain, _ = trained(data, model=seeded(lambda: mlp((1,), 1)), weight=0.0, **options)
+    assert done.result["weight"] == 0
+    assert done.result["train_loss"] <= 1.2 * plain.result["train_loss"]
+    assert "nearest neighbours show" in said[-1] == done.result["target_note"]
 
 
 def test_steered_by_validation_the_target_is_the_validation_parts():

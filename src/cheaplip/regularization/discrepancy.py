@@ -7,36 +7,23 @@ weight above the target and lowers it below. The classes are used like the learn
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
-from ..errors import InputError, require_in, require_known
+from ..errors import InputError, TargetWarning, require_in, require_known
 from .scheduler import WeightScheduler
+from .wishes import QUANTITIES, better, check_wish, is_unresolved, pace_of, target_of
 
 RULES = ("multiplicative", "additive")
-QUANTITIES = ("accuracy", "loss", "lipschitz")
-"""What a target may be of: the training accuracy, the training loss, or the lower bound of Lip(f)."""
 FLOOR = 1e-6
 """The multiplicative rule stays above this share of the initial weight: the way back from far below would take too long."""
 SMALLEST_STEP_BOUND = 1 / 64
 """The bound of a step is halved down to this share of `largest_step`."""
 
 
-class Pace(NamedTuple):
-    """How fast the weight begins and moves."""
-
-    initial: float
-    gain: float
-    largest_step: float
-    warmup: int
-
-
-PACES = {
-    "target": Pace(0.01, 20.0, 0.5, 3),
-    "tolerance": Pace(0.1, 0.4, 0.5, 15),  # the gain is divided by the tolerance
-    "lipschitz": Pace(0.1, 0.3, 1.0, 0),  # moved every few steps
-}
-"""What measures well for each wish."""
+PATIENCE = 30
+"""Updates after the warm-up without a weight before a warning."""
 STATE = (
     "calls",
     "target",
@@ -75,10 +62,13 @@ class DiscrepancyPrinciple(WeightScheduler):
             `quantity="lipschitz"` the Lipschitz constant to meet, > 0.
         tolerance: what may be given up, instead of a target: 0.01 for one point of accuracy, or one per cent of the loss.
             The reference is the best value of the warm-up, which is plain training; the target follows from it.
+        attainable: with a tolerance, a value that the data show to be within reach, such as `data.attainable_value(x, y)`.
+            Where the warm-up ends far from it (`is_unresolved`), the reference is this: the weight stays 0 until then.
         rule: `"multiplicative"` or `"additive"` (the paper's).
         quantity: `"accuracy"` (the excess is value - target), `"loss"` (the excess is (target - value) / target) or
             `"lipschitz"` (the excess is log(value / target): above the target the weight rises).
-        initial: the weight after the warm-up; by default, like gain, largest_step and warmup, as in `PACES`.
+        initial: the weight after the warm-up; by default, like gain, largest_step and warmup, as in `wishes.PACES`; of the
+            additive rule one increment.
         increment: dlambda of the additive rule.
         gain: of the multiplicative rule, on the excess.
         damping: of the multiplicative rule, on the change of the excess since the last update; by default twice the gain.
@@ -95,6 +85,9 @@ class DiscrepancyPrinciple(WeightScheduler):
     Raises:
         InputError: an argument outside its range, a `step` with a value that is not finite.
 
+    Warns:
+        TargetWarning: the weight is still 0 long after the warm-up.
+
     Source: Algorithm 2 of the CLIP paper; warm-up from the authors' code.
 
     Example:
@@ -110,6 +103,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         target: float | None = None,
         *,
         tolerance: float | None = None,
+        attainable: float | None = None,
         rule: str = "multiplicative",
         quantity: str = "accuracy",
         initial: float | None = None,
@@ -122,9 +116,9 @@ class DiscrepancyPrinciple(WeightScheduler):
     ) -> None:
         require_known("rule", rule, RULES)
         require_known("quantity", quantity, QUANTITIES)
-        _check_wish(target, tolerance, quantity)
-        usual = _pace(quantity, tolerance)
-        initial = usual.initial if initial is None else initial
+        check_wish(target, tolerance, attainable, quantity)
+        usual = pace_of(tolerance, quantity)
+        initial = (increment if rule == "additive" else usual.initial) if initial is None else initial
         gain = usual.gain if gain is None else gain
         damping = 2 * gain if damping is None else damping
         largest_step = usual.largest_step if largest_step is None else largest_step
@@ -139,7 +133,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         require_in("warmup", warmup, "[0, inf)" if tolerance is None else "[1, inf)", "Count it in updates.")
         require_in("every", every, "[1, inf)", "Count it in calls of step.")
         self.target, self.tolerance, self.rule, self.quantity = target, tolerance, rule, quantity
-        self.initial, self.increment = initial, increment
+        self.attainable, self.initial, self.increment = attainable, initial, increment
         self.gain, self.damping, self.largest_step = gain, damping, largest_step
         self.warmup, self.every = warmup, every
         self.calls = 0
@@ -171,6 +165,8 @@ class DiscrepancyPrinciple(WeightScheduler):
             waits = self.rule == "multiplicative" and self.quantity != "lipschitz"
             self.started = updates >= self.warmup and (not waits or excess >= 0)
             self.weight = self.initial if self.started else 0.0
+            if not self.started and updates == self.warmup + PATIENCE:
+                warnings.warn(self._idle(updates), TargetWarning, stacklevel=3)
             return
         self.has_moved = True
         if self.rule == "additive":
@@ -187,12 +183,20 @@ class DiscrepancyPrinciple(WeightScheduler):
 
     def _refer(self, value: float, tolerance: float) -> None:
         """Without a penalty: the best value so far is the reference, and sets the target."""
-        if self.quantity == "accuracy":
-            self.reference = max(value, -math.inf if self.reference is None else self.reference)
-            self.target = self.reference - tolerance
-        else:
-            self.reference = min(value, math.inf if self.reference is None else self.reference)
-            self.target = self.reference * (1 + tolerance)
+        self.reference = better(value, self.reference, self.quantity)
+        reference = self.attainable if self.attainable is not None and self.is_unresolved else self.reference
+        self.target = target_of(reference, tolerance, self.quantity)
+
+    @property
+    def is_unresolved(self) -> bool:
+        """Whether the warm-up ended far from what the data show to be within reach."""
+        return is_unresolved(self.reference, self.attainable, self.quantity)
+
+    def _idle(self, updates: int) -> str:
+        return (
+            f"The weight is 0 after {updates} updates: the {self.name} is {self.value:.4g}, its target {self.target:.4g}. "
+            "Until the target is met once, this is plain training. Set one that the network reaches, or a tolerance."
+        )
 
     def _excess_of(self, value: float) -> float:
         target = math.nan if self.target is None else self.target  # a tolerance has made it one
@@ -238,28 +242,3 @@ class DiscrepancyPrinciple(WeightScheduler):
         """Continue from `state_dict()`."""
         for name in STATE:
             setattr(self, name, state[name])
-
-
-def _pace(quantity: str, tolerance: float | None) -> Pace:
-    if tolerance is not None:
-        pace = PACES["tolerance"]
-        return pace._replace(gain=pace.gain / tolerance)
-    return PACES["lipschitz" if quantity == "lipschitz" else "target"]
-
-
-def _check_wish(target: float | None, tolerance: float | None, quantity: str) -> None:
-    if tolerance is not None:
-        if target is not None:
-            got = f"target {target} and tolerance {tolerance}"
-            raise InputError("a target or a tolerance, one of them", got, "Leave the other away.")
-        if quantity == "lipschitz":
-            do = 'Give a target constant, or steer by quantity="accuracy" or "loss".'
-            raise InputError("a tolerance of accuracy or loss", f"one of {quantity}", do)
-        require_in("a tolerance", tolerance, "(0, 1)", "Give 0.01 for one point of accuracy or one per cent of the loss.")
-    elif target is None:
-        raise InputError("a target or a tolerance", "neither", "Give tolerance=0.01, or a target such as 0.95.")
-    elif quantity == "accuracy":
-        require_in("a target accuracy", target, "(0, 1)", "Give a fraction such as 0.95.")
-    else:
-        do = "Give the noise level of the data, such as 0.01." if quantity == "loss" else "Give a constant, such as 1."
-        require_in(f"a target {quantity}", target, "(0, inf)", do)

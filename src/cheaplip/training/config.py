@@ -73,7 +73,7 @@ class TrainConfig(PairOptions, LocalOptions):
     rule: Literal["multiplicative", "additive"] = "multiplicative"
     """How the weight moves: multiplicative, or additive (the paper's); see `DiscrepancyPrinciple`."""
     initial_weight: FiniteFloat | None = Field(None, ge=0)
-    """The weight after the warm-up; by default 0.01, 0.1 with a tolerance or a constant, and for local 0.3."""
+    """The weight after the warm-up; by default 0.1, for local 0.3, for weight 0.01; of the additive rule one increment."""
     increment: FiniteFloat | None = Field(None, gt=0)
     """Step of the additive rule; by default 0.01 for clip, 1e-4 for weight, of which the paper's values are multiples."""
     warmup: int | None = Field(None, ge=0)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from ..data.neighbours import attainable_value
 from ..errors import InputError, require_known
 from ..pairs.sets import PairSet, perturbed_pairs
 from ..regularization.certificate import with_certificate
@@ -59,8 +60,10 @@ METHODS: dict[str, Callable[[nn.Module, Task, TrainConfig, PairSet | None], Made
 
 INCREMENTS = {"weight": 1e-4, "clip": 0.01, "local": 0.01}
 """Of the additive rule: the values printed in Table 1 are multiples of these."""
-INITIAL = {"local": 0.3}
-"""Where the weight starts, unless as usual; that of the local penalty ends near 1."""
+FEW = 50
+"""Fewer samples have no neighbours worth asking."""
+INITIAL = {"local": 0.3, "weight": 0.01}
+"""Where the weight starts, unless as usual; that of the local penalty ends near 1, that of the weight norm far below."""
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
@@ -86,9 +89,18 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
     return DiscrepancyPrinciple(
         config.target if config.lipschitz is None else config.lipschitz,
         tolerance=config.tolerance,
+        attainable=_attainable(task) if config.compares else None,
         rule=config.rule,
         quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
         initial=INITIAL.get(config.method) if config.initial_weight is None else config.initial_weight,
         increment=config.increment or INCREMENTS[config.method],
         warmup=warmup_updates(config, len(task.batches)),
     )
+
+
+def _attainable(task: Task) -> float | None:
+    """What the neighbours show to be within reach; None of a DataLoader, and of few samples, whose neighbours say little."""
+    if not isinstance(task.batches, TensorBatches):
+        return None
+    x, y = task.batches.samples()
+    return None if len(x) < FEW else attainable_value(x, y) or None  # 0: all values are equal, or all neighbours differ

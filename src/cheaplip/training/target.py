@@ -86,6 +86,12 @@ def warn(message: str | None) -> None:
 def _never_acted(scheduler: DiscrepancyPrinciple, history: Sequence[dict[str, Any]]) -> str:
     reached = [row["target_value"] for row in history]
     best = max(reached) if scheduler.quantity == "accuracy" else min(reached)
+    if scheduler.is_unresolved:
+        return (
+            f"The penalty has not acted: this is plain training. It reached a {scheduler.name} of {scheduler.reference:.4g} in "
+            f"the warm-up and {best:.4g} in all, where the samples' nearest neighbours show {scheduler.attainable:.4g} to be "
+            f"within reach: the network has not resolved the data. Train longer, or set a target, such as {best:.3g}."
+        )
     return (
         f"The penalty has not acted in {len(history)} epochs: the {scheduler.name} reached {best:.4g}, the target is "
         f"{scheduler.target:g}, and below it the weight stays 0. This is plain training. Set a target that the network "
