@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from cheaplip import PairSet, perturbed_pairs
+from cheaplip import ConstantWeight, PairSet, PenaltyTerm, perturbed_pairs
 from support.networks import make_regularizer
 
 COMPILER = pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler, and there is no g++")
@@ -115,3 +115,19 @@ def test_compiled_training_is_the_same_training(what, backend):
     expected = steps_of(PREPARED["plain"], backend)
     actual = steps_of(PREPARED[what], backend)
     torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("default")
+def test_a_compiled_loss_has_no_graph_break_between_evaluations():
+    torch._dynamo.reset()
+    model = network()
+    term = PenaltyTerm(regularizer_of(model), ConstantWeight(0.1))
+    x, y = batches(1)[0]
+
+    def loss(x, y):
+        outputs = model(x)
+        return nn.functional.cross_entropy(outputs, y) + term(outputs, y)
+
+    expected = loss(x, y)  # the first evaluation
+    compiled = torch.compile(loss, backend="eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x, y), expected)

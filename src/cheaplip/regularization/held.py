@@ -39,7 +39,12 @@ class HeldGradient:
         return result
 
     def moved(self) -> bool:
-        """Whether a parameter has changed since this was last asked, or since the evaluation."""
+        """Whether a parameter has changed since this was last asked, or since the evaluation; False where nobody can tell.
+
+        Code that `torch.compile` traces has no versions. An optimizer with a closure does not run in it.
+        """
+        if torch.compiler.is_compiling():
+            return False
         before, self._versions = self._versions, [parameter._version for parameter in self._parameters]
         return before != self._versions
 

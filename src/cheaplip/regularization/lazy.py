@@ -86,6 +86,7 @@ class LazyPenalty(Penalty):
             self._turn()
             self._renew()
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _renew(self) -> None:
         self._held = self._evaluate()
         self._evaluated = True
