@@ -159,7 +159,7 @@ NETWORKS: dict[str, tuple[Callable[[Split], nn.Module], dict[str, Any]]] = {
 def settings(data: str, network: str, split: Split) -> dict[str, Any]:
     """As the estimators choose them for few samples."""
     small = {} if data in IMAGES else {"batch_size": min(128, max(8, len(split.x) // 20)), "validation_share": 0.05}
-    regression = {**ADAM, "lr": 0.01, "epochs": 100} if data in REGRESSION else {"epochs": 30}
+    regression = {**ADAM, "lr": 0.01, "epochs": 200} if data in REGRESSION else {"epochs": 30}
     parts = {"pair_share": max(0.1, 2 / len(split.x)), "validation_share": max(0.05, 2 / len(split.x))}
     return {**small, **regression, **parts, **NETWORKS[network][1]}
 
