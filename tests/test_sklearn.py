@@ -1,13 +1,16 @@
 """The estimators are scikit-learn's in every respect that its own checks know, and they press the constant."""
 
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.base import clone
 from sklearn.compose import TransformedTargetRegressor
-from sklearn.datasets import load_diabetes, load_digits, make_classification
+from sklearn.datasets import load_diabetes, load_digits, load_iris, make_classification
 from sklearn.model_selection import GridSearchCV, train_test_split
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -15,19 +18,21 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 from cheaplip import evaluate_robustness, lipschitz_bracket
-from cheaplip.errors import InputError
+from cheaplip.errors import InputError, ScaleWarning
 from cheaplip.sklearn import CLIPClassifier, CLIPRegressor
+from cheaplip.sklearn.calibration import temperature_of
 
 pytestmark = pytest.mark.usefixtures("quick_bounds")
 
 
+@pytest.mark.filterwarnings("ignore::cheaplip.errors.ScaleWarning")  # their data have features in the hundreds
 @parametrize_with_checks([CLIPClassifier(epochs=5, hidden=(8,)), CLIPRegressor(epochs=8, hidden=(8,))])
 def test_the_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-def quick(**settings):
-    return CLIPClassifier(**{"epochs": 8, "hidden": (16,), **settings})
+def quick(**chosen):
+    return CLIPClassifier(**{"epochs": 8, "hidden": (16,), **chosen})
 
 
 def two_classes(n=200):
@@ -87,6 +92,80 @@ def test_probabilities_belong_to_the_labels():
     assert np.array_equal(quick().fit(x, y).predict_proba(x), probabilities)
 
 
+def expected_calibration_error(probabilities, y, bins=10):
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == y
+    bin_of = np.minimum((bins * confidence).astype(int), bins - 1)
+    of_each = [(bin_of == k, right[bin_of == k], confidence[bin_of == k]) for k in range(bins) if (bin_of == k).any()]
+    return sum(inside.mean() * abs(r.mean() - c.mean()) for inside, r, c in of_each)
+
+
+def test_probabilities_are_calibrated_where_logits_are_small(classifier, digits):
+    _, x, _, y = digits
+    with torch.no_grad():
+        cautious = classifier.model_(torch.from_numpy(x).float()).softmax(1).numpy()
+    assert expected_calibration_error(cautious, y) > 0.2
+    assert expected_calibration_error(classifier.predict_proba(x), y) < 0.05
+    assert classifier.temperature_ < 0.5
+
+
+@settings(max_examples=20)
+@given(st.integers(2, 60), st.integers(2, 5), st.floats(0.05, 20.0), st.integers(0, 2**31))
+def test_the_temperature_is_that_of_the_units(n, classes, scale, seed):
+    """Logits in other units have another temperature, and the same probabilities."""
+    generator = torch.Generator().manual_seed(seed)
+    logits, y = torch.randn(n, classes, generator=generator), torch.randint(classes, (n,), generator=generator)
+    one, other = temperature_of(logits, y), temperature_of(scale * logits, y)
+    assert other == pytest.approx(scale * one, rel=0.06) or max(one, other) > 40  # where logits say nothing, nothing is lost
+
+
+def test_samples_that_are_all_right_do_not_make_it_certain():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]]).repeat(5, 1)
+    temperature = temperature_of(logits, logits.argmax(1))
+    assert 0.7 < float((logits / temperature).softmax(1).max()) < 0.99
+
+
+def test_radii_and_bracket_belong_to_the_network(digits):
+    x, x_test, y, _ = digits
+    fitted = CLIPClassifier(target=0.9, epochs=10, hidden=(16,)).fit(x, y)
+    bracket, radius = fitted.lipschitz_bracket_, fitted.certified_radius(x_test[:50])
+    assert bracket is fitted.lipschitz_bracket_
+    assert bracket.lower <= bracket.upper < np.inf
+    assert radius.shape == (50,)
+    direction = np.random.default_rng(0).normal(size=(50, 64))
+    moved = x_test[:50] + 0.999 * (radius / np.linalg.norm(direction, axis=1))[:, None] * direction
+    assert np.array_equal(fitted.predict(moved), fitted.predict(x_test[:50]))
+    assert (radius > 0).any()
+
+
+def test_data_frames_keep_their_names():
+    x, y = load_iris(return_X_y=True, as_frame=True)
+    fitted = quick().fit(x, y.map({0: "setosa", 1: "versicolor", 2: "virginica"}))
+    assert list(fitted.feature_names_in_) == list(x.columns)
+    assert set(fitted.predict(x)) <= {"setosa", "versicolor", "virginica"}
+    with pytest.raises(ValueError, match="feature names"):
+        fitted.predict(x[x.columns[::-1]])
+
+
+def test_search_over_settings_of_fit():
+    x, y = two_classes()
+    grid = {"lr": [0.05, 0.1], "options__step_size": [0.3]}
+    search = GridSearchCV(quick(options={"interval": 4}, epochs=2), grid, cv=2).fit(x, y)
+    best = search.best_estimator_
+    assert best.options == {"interval": 4, "step_size": search.best_params_["options__step_size"]}
+    assert best.lr == search.best_params_["lr"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "told"), [(np.ones(5), False), (np.array([1, 1, 1, 1, 100.0]), True), (np.full(5, 50.0), True)]
+)
+def test_features_that_are_not_scaled_are_told(scale, told):
+    x, y = two_classes()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ScaleWarning)
+        quick(epochs=1).fit(x / x.std(axis=0) * scale, y)
+    assert ("StandardScaler" in "".join(str(warning.message) for warning in said)) == told
+
+
 def test_search_over_the_target_in_a_pipeline():
     x, y = two_classes()
     pipeline = make_pipeline(StandardScaler(), quick())
@@ -138,15 +217,16 @@ def test_options_are_the_settings_of_fit():
     assert quick(options={"method": "local", "radius": 0.1}).fit(x, y).result_["method"] == "local"
 
 
-def test_options_override_what_the_estimator_chooses_itself():
+def test_batches_and_learning_rate_are_chosen_or_given():
     x, y = two_classes()
     chosen = quick().fit(x, y).predict_proba(x)
-    assert np.array_equal(quick(options={"batch_size": 10}).fit(x, y).predict_proba(x), chosen)
-    assert not np.array_equal(quick(options={"batch_size": 50}).fit(x, y).predict_proba(x), chosen)
+    assert np.array_equal(quick(batch_size=10).fit(x, y).predict_proba(x), chosen)
+    assert not np.array_equal(quick(batch_size=50).fit(x, y).predict_proba(x), chosen)
+    assert not np.array_equal(quick(lr=0.01).fit(x, y).predict_proba(x), chosen)
 
 
 @pytest.mark.parametrize(
-    ("settings", "match"),
+    ("chosen", "match"),
     [
         ({"options": {"lrr": 1.0}}, "Did you mean 'lr'"),
         ({"options": {"epochs": 3}}, "got epochs"),
@@ -158,9 +238,9 @@ def test_options_override_what_the_estimator_chooses_itself():
         ({"module": lambda shape, outputs: nn.Linear(3, outputs)}, "a model that takes these inputs"),
     ],
 )
-def test_unusable_settings_are_refused(settings, match):
+def test_unusable_settings_are_refused(chosen, match):
     with pytest.raises(InputError, match=match):
-        quick(**settings).fit(*two_classes())
+        quick(**chosen).fit(*two_classes())
 
 
 def test_few_samples():
@@ -188,7 +268,7 @@ def test_real_values_in_one_and_two_columns():
 
 
 def test_the_weight_of_a_regression_is_constant_or_steered_to_a_loss():
-    x = np.linspace(-2, 2, 200)[:, None]
+    x = np.linspace(-2, 2, 100)[:, None]
     y = np.sin(2 * x[:, 0])
     default, steep = CLIPRegressor(epochs=100).fit(x, y), CLIPRegressor(weight=0, epochs=30).fit(x, y)
     flat = CLIPRegressor(weight=1.0, epochs=30).fit(x, y)

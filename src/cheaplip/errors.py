@@ -44,6 +44,10 @@ class TargetWarning(UserWarning):
     """A target was not met, or says nothing: the network may be plainly trained, or hardly trained."""
 
 
+class ScaleWarning(UserWarning):
+    """Features of very different size: one of them decides what a distance is."""
+
+
 def require_in(name: str, value: float, interval: str, do: str = "Give a number in that range.") -> None:
     """Raise `InputError` unless `value` lies in `interval`, written such as `[0, 1)` or `(0, inf)`; nan lies in none.
 

@@ -56,7 +56,12 @@ def check_wish(target: float | None, tolerance: float | None, attainable: float 
     elif target is None:
         raise InputError("a target or a tolerance", "neither", "Give tolerance=0.01, or a target such as 0.95.")
     elif quantity == "accuracy":
-        require_in("a target accuracy", target, "(0, 1)", "Give a fraction such as 0.95.")
+        require_in(
+            "a target accuracy",
+            target,
+            "(0, 1)",
+            "Give a fraction such as 0.95; no run meets 1 for certain: for all that can be had, tolerance=0.001.",
+        )
     else:
         do = "Give the noise level of the data, such as 0.01." if quantity == "loss" else "Give a constant, such as 1."
         require_in(f"a target {quantity}", target, "(0, inf)", do)
