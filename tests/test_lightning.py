@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -140,6 +141,65 @@ def test_a_resumed_run_is_the_same_run(tmp_path, validates):
     assert same_weights(resumed.network, whole.network)
     assert resumed.lipschitz_term.scheduler.state_dict() == whole.lipschitz_term.scheduler.state_dict()
     assert torch.equal(resumed.lipschitz_term.penalty.state.points, whole.lipschitz_term.penalty.state.points)
+
+
+@pytest.mark.parametrize("step", [3, 8, 9, 12])
+def test_a_checkpoint_of_a_step_has_the_state_after_it(tmp_path, step):
+    """The batches are all alike, so that it does not matter where in an epoch Lightning goes on."""
+    x, y = (part[60:92] for part in digits())
+    alike = loader(x.repeat(8, 1, 1, 1), y.repeat(8))  # 8 steps in an epoch
+    whole = Classifier(scheduler(warmup=0))
+    train(whole, 2, data=alike)
+    every = lightning.pytorch.callbacks.ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    train(Classifier(scheduler(warmup=0)), 2, data=alike, enable_checkpointing=True, callbacks=[every])
+    resumed = Classifier(scheduler(warmup=0))
+    train(resumed, 2, data=alike, ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert same_weights(resumed.network, whole.network)
+    assert resumed.lipschitz_term.scheduler.state_dict() == whole.lipschitz_term.scheduler.state_dict()
+    assert torch.equal(resumed.lipschitz_term.penalty.state.points, whole.lipschitz_term.penalty.state.points)
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true", "bf16-mixed"])
+def test_other_precisions(precision):
+    module = Classifier(ConstantWeight(0.3))
+    train(module, 2, precision=precision, gradient_clip_val=1.0)
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
+    assert 0 < module.lipschitz_term.penalty.lower_bound() < 10
+    assert module.lipschitz_term.penalty.skipped == 0
+
+
+def test_accumulated_batches_are_one_step():
+    module = Classifier(ConstantWeight(0.3))
+    train(module, 2, accumulate_grad_batches=2)
+    assert module.lipschitz_term.penalty.calls == 2 * -(-len(samples()) // 2)
+
+
+def test_manual_optimization_steps_at_the_end_of_a_batch():
+    class Manual(Classifier):
+        def __init__(self, *given):
+            super().__init__(*given)
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(super().training_step(batch, batch_idx))
+            optimizer.step()
+
+    manual, automatic = Manual(scheduler(warmup=0)), Classifier(scheduler(warmup=0))
+    train(manual, 2)
+    train(automatic, 2)
+    assert same_weights(manual.network, automatic.network)
+    assert manual.lipschitz_term.weight == automatic.lipschitz_term.weight > 0
+
+
+def test_the_module_of_the_docstring_runs_as_printed():
+    code = textwrap.dedent(LipschitzMixin.__doc__.split("A complete module::")[1])
+    names = {"__name__": "example"}
+    exec(compile(code, "docstring", "exec"), names)
+    module = names["Classifier"](digits(60)[0])
+    train(module, 2)
+    assert module.lipschitz_term.scheduler.calls == 2
 
 
 def test_a_checkpoint_from_without_the_mixin_starts_the_penalty():

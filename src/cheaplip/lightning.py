@@ -21,9 +21,10 @@ class LipschitzMixin:
     """Adds a `PenaltyTerm` to a LightningModule; stands before it in the bases.
 
     Two calls: `configure_lipschitz` in `__init__`, and `lipschitz_penalty` as a term of the loss that `training_step`
-    returns. Hooks do the rest: the ascent after every batch, the update of the weight after the last batch of an epoch,
-    the state in the checkpoint, and `lipschitz_weight` and `lipschitz_lower_bound` in the log. A module that overrides
-    `on_before_optimizer_step`, `on_train_batch_end`, `on_save_checkpoint` or `on_load_checkpoint` calls `super()`'s.
+    returns. Hooks do the rest: the ascent after every step of the optimizer, the update of the weight after the last of an
+    epoch, the state in the checkpoint, and `lipschitz_weight` and `lipschitz_lower_bound` in the log. A module that overrides
+    `optimizer_step`, `on_before_optimizer_step`, `on_train_batch_end`, `on_save_checkpoint` or `on_load_checkpoint` calls
+    `super()`'s.
 
     The penalty belongs into the loss, not into a callback that adds gradients after the backward pass: under DDP such a
     callback makes the processes diverge. Made for one device and for DDP, where every process has the same pairs and the
@@ -34,6 +35,13 @@ class LipschitzMixin:
 
     Example:
         A complete module::
+
+            import lightning
+            import torch
+            from torch.nn.functional import cross_entropy
+
+            import cheaplip
+            from cheaplip.lightning import LipschitzMixin
 
             class Classifier(LipschitzMixin, lightning.LightningModule):
                 def __init__(self, held_out_inputs):
@@ -51,8 +59,9 @@ class LipschitzMixin:
                     return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
     """
 
-    trainer: Any  # these two are LightningModule's
+    trainer: Any  # these are LightningModule's
     log_dict: Any
+    automatic_optimization: bool
 
     def configure_lipschitz(
         self,
@@ -85,6 +94,7 @@ class LipschitzMixin:
             raise InputError("pairs for these options", got, "Give them to the penalty, or add penalties with PenaltySum.")
         self.lipschitz_term = PenaltyTerm(pairs, scheduler)
         self._lipschitz_batch: tuple[int, int] | None = None  # the one whose penalty was given and whose end is to come
+        self._lipschitz_known: dict[str, float] = {}  # of an epoch, to be logged
 
     def lipschitz_penalty(self, outputs: Tensor, y: Tensor) -> Tensor:
         """The term to add to the loss, weight * penalty, once in every `training_step`; 0 while the weight is 0.
@@ -107,16 +117,23 @@ class LipschitzMixin:
         super().on_before_optimizer_step(optimizer)  # type: ignore[misc]
         self.lipschitz_term.clip_gradients()
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """After the optimizer: raise the quotients of the pairs that are next; at the end of an epoch, move the weight.
+
+        This is before any callback sees the end of the batch: a checkpoint of `every_n_train_steps` has the state after it.
+        """
+        super().optimizer_step(*args, **kwargs)  # type: ignore[misc]
+        self._lipschitz_step()
+
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Algorithm 1: raise the quotients of the pairs that are next; at the end of an epoch, move the weight."""
+        """With manual optimization, the step of the penalty; and the log of an epoch."""
         super().on_train_batch_end(outputs, batch, batch_idx)  # type: ignore[misc]
         self._lipschitz_batch = None
-        self.lipschitz_term.step()
-        if self.trainer.is_last_batch:  # not on_train_epoch_end: a checkpoint after validation comes before that
-            metrics = self.lipschitz_term.metrics()
-            known = {f"lipschitz_{name}": metrics[name] for name in ("weight", "lower_bound") if metrics[name] is not None}
-            self.log_dict(known, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
-            self.lipschitz_term.update_weight()
+        if not self.automatic_optimization:
+            self._lipschitz_step()
+        if self._lipschitz_known:
+            self.log_dict(self._lipschitz_known, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+            self._lipschitz_known = {}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """The state of the term, as `lipschitz`."""
@@ -128,6 +145,14 @@ class LipschitzMixin:
         super().on_load_checkpoint(checkpoint)  # type: ignore[misc]
         if "lipschitz" in checkpoint:
             self.lipschitz_term.load_state_dict(checkpoint["lipschitz"])
+
+    def _lipschitz_step(self) -> None:
+        self.lipschitz_term.step()
+        if self.trainer.is_last_batch:  # not on_train_epoch_end: a checkpoint after validation comes before that
+            metrics = self.lipschitz_term.metrics()
+            known = {name: metrics[name] for name in ("weight", "lower_bound")}
+            self._lipschitz_known = {f"lipschitz_{name}": value for name, value in known.items() if value is not None}
+            self.lipschitz_term.update_weight()
 
     def _note_lipschitz_batch(self) -> None:
         now = self.trainer.current_epoch, self.trainer.fit_loop.batch_idx

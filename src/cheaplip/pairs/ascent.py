@@ -75,7 +75,7 @@ def adapted(step_sizes: Tensor, before: Tensor, after: Tensor) -> Tensor:
         after: quotients after it, `(pairs,)`.
     """
     factor = torch.where(after > before, 1.1, torch.where(after < before, 1 / 1.3, 1.0))
-    return (step_sizes * factor).clamp(0.02, 1.0)
+    return (step_sizes * factor.to(step_sizes)).clamp(0.02, 1.0)
 
 
 def accepted_step(
