@@ -60,7 +60,7 @@ class Constraint(Plain):
     """Ours: Lip(R) <= 0.9 on pairs near noisy images."""
 
     def __init__(self, model: nn.Module, noisy: Tensor, interval: int) -> None:
-        options: dict[str, Any] = {"interval": interval, "power": 1, "allowed": ALLOWED, "active": 8, "pool": 128}
+        options: dict[str, Any] = {"interval": interval, "power": 1, "allowed": ALLOWED, "active": 8, "pool": 32}
         regularizer = LipschitzRegularizer(model, perturbed_pairs(noisy), domain=(-0.5, 1.5), explore=0.0, **options)
         self.term = PenaltyTerm(regularizer, DiscrepancyPrinciple(ALLOWED, quantity="lipschitz"))
 
