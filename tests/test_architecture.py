@@ -29,6 +29,7 @@ ROOMS = {
     "regularization": "what is added to the loss",
     "training": "how a network is trained",
     "lightning": "training in a LightningModule",
+    "transformers": "training by a transformers.Trainer",
     "sklearn": "training as a scikit-learn estimator",
     "runs": "what a run is",
     "experiments": "what the paper claims",

@@ -1,4 +1,4 @@
-from . import data, lightning, models, sklearn
+from . import data, lightning, models, sklearn, transformers
 from .bounds.bracket import LipschitzBracket, lipschitz_bracket
 from .bounds.jacobian import LowerBound
 from .bounds.lower import lower_bound
@@ -6,7 +6,7 @@ from .bounds.radius import certified_radius
 from .data.arrays import Dataset
 from .domains import Ball
 from .pairs.quotient import difference_quotient
-from .pairs.sets import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
+from .pairs.sets import PairSet, embedding_pairs, matched_pairs, perturbed_pairs, uniform_pairs
 from .regularization.certificate import CertificateRegularizer
 from .regularization.discrepancy import DiscrepancyPrinciple
 from .regularization.local import LocalRegularizer
@@ -38,6 +38,7 @@ __all__ = [
     "certified_radius",
     "data",
     "difference_quotient",
+    "embedding_pairs",
     "evaluate_robustness",
     "fit",
     "lightning",
@@ -48,5 +49,6 @@ __all__ = [
     "models",
     "perturbed_pairs",
     "sklearn",
+    "transformers",
     "uniform_pairs",
 ]

@@ -68,7 +68,7 @@ def forward(model: Model, x: Tensor) -> Tensor:
         except RuntimeError as error:
             if "'indices'" not in str(error):  # of an embedding
                 raise
-            do = "Regularise the network behind the embedding, with perturbed_pairs(embedding(ids).detach())."
+            do = "Regularise the network behind the embedding, with embedding_pairs(embedding, ids)."
             raise InputError("a model of floating-point inputs", one_line(error), do) from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(x):
         got = f"shape {tuple(output.shape)}" if isinstance(output, Tensor) else type(output).__name__

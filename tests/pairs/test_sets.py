@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from cheaplip import PairSet, matched_pairs, perturbed_pairs, uniform_pairs
+from cheaplip import LipschitzRegularizer, PairSet, embedding_pairs, matched_pairs, perturbed_pairs, uniform_pairs
 from cheaplip.errors import InputError
 from cheaplip.norms import sample_norm
 from cheaplip.pairs.sets import corner_points
@@ -157,3 +157,28 @@ def test_corner_pairs_start_at_corners_and_stay_in_the_box(domain, shape, seed):
     assert v.max() <= domain[1]
     assert sample_norm(u - v).min() > 0
     assert sample_norm(u - v, math.inf).max() <= 0.1 * (domain[1] - domain[0])
+
+
+def test_embedded_tokens_and_their_neighbours():
+    table, ids = torch.nn.Embedding(50, 8), torch.randint(50, (200, 5))
+    pairs = embedding_pairs(table, ids, noise=0.5)
+    assert torch.equal(pairs.u, table(ids))
+    assert float((pairs.v - pairs.u).std() / pairs.u.std()) == pytest.approx(0.5, rel=0.05)
+    assert not pairs.u.requires_grad
+    with torch.no_grad():
+        table.weight += 1.0
+    assert torch.equal(pairs.redrawn(torch.Generator()).u, table(ids))
+    with pytest.raises(InputError, match="ids of an integer type"):
+        embedding_pairs(table, torch.rand(3, 4))
+
+
+def test_pairs_that_move_with_the_network_are_drawn_again_after_a_round():
+    table, head = torch.nn.Embedding(50, 8), torch.nn.Linear(8, 2)
+    regularizer = LipschitzRegularizer(head, embedding_pairs(table, torch.arange(40)), active=10, interval=1)
+    with torch.no_grad():
+        table.weight += 5.0
+    for _ in range(3):
+        regularizer.step()
+        assert float(regularizer.pairs.u.mean()) < 1
+    regularizer.step()
+    assert float(regularizer.pairs.u.mean()) > 4

@@ -7,7 +7,7 @@ slopes across the data), *uniform* (points of a box and noisy copies: slopes whe
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -32,6 +32,7 @@ class PairSet:
     u: Tensor  # (pairs, *input)
     v: Tensor  # (pairs, *input)
     draw: Draw | None = None  # None: the pairs were given, and cannot be drawn again
+    moves: bool = False  # with the network, as embeddings do: a regularizer draws them again after each round
 
     def __post_init__(self) -> None:
         if self.u.shape != self.v.shape or self.u.dim() < 2 or len(self.u) == 0:
@@ -55,7 +56,7 @@ class PairSet:
         if self.draw is None:
             do = "Use perturbed_pairs, matched_pairs or uniform_pairs."
             raise InputError("a pair set with a recipe to draw it again", "given pairs", do)
-        return _drawn(self.draw, generator)
+        return replace(_drawn(self.draw, generator), moves=self.moves)
 
 
 def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> PairSet:
@@ -107,6 +108,40 @@ def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int 
     return _drawn(
         partial(_draw_uniform, torch.atleast_1d(low.float()), torch.atleast_1d(high.float()), n, noise), _seeded(seed)
     )
+
+
+def embedding_pairs(embedding: Callable[[Tensor], Tensor], ids: Tensor, *, noise: float = 0.1, seed: int = 0) -> PairSet:
+    """Pairs (e, e + noise * std * r) round embedded tokens e, r standard normal: for the network behind the embedding.
+
+    Token ids have no neighbours, their embeddings have. The embedding may be trained, too: a `LipschitzRegularizer` draws these
+    pairs again after each round through its working pool.
+
+    Args:
+        embedding: from ids `(n, ...)` to vectors `(n, ..., width)`, such as an `nn.Embedding`.
+        ids: tokens of an integer type, `(n, ...)`; use samples that are not trained on.
+        noise: standard deviation of the step in every entry, in units of that of the embedded tokens.
+        seed: of the first draw.
+
+    Raises:
+        InputError: noise <= 0, ids that are not integers, or what `PairSet` refuses.
+
+    Example:
+        >>> table = torch.nn.Embedding(100, 16)
+        >>> embedding_pairs(table, torch.randint(100, (50, 12))).u.shape
+        torch.Size([50, 12, 16])
+    """
+    _positive("noise", noise)
+    if ids.is_floating_point():
+        raise InputError("ids of an integer type", ids.dtype, "Give token ids, or perturbed_pairs of what is embedded already.")
+    return replace(_drawn(partial(_draw_embedded, embedding, ids, noise), _seeded(seed)), moves=True)
+
+
+def _draw_embedded(
+    embedding: Callable[[Tensor], Tensor], ids: Tensor, noise: float, generator: Generator
+) -> tuple[Tensor, Tensor]:
+    with torch.no_grad():
+        u = embedding(ids).detach().clone()
+    return _stepped(u, torch.randn(u.shape, generator=generator).to(u), noise * float(u.std()))
 
 
 def _draw_perturbed(inputs: Tensor, noise: float, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -98,6 +98,7 @@ class LipschitzRegularizer(LazyPenalty):
         super().__init__(model, interval=interval, hold=hold)
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
+        self._spans = domain is None
         self.domain = _span(pairs) if domain is None else domain
         self.separation = SEPARATION * float(sample_norm(pairs.u - pairs.v).median())
         self._pairs = pairs
@@ -113,6 +114,9 @@ class LipschitzRegularizer(LazyPenalty):
         """Turn to the next active pairs and raise their quotients (Algorithm 1)."""
         self._follow_the_model()
         rotate(self.state, self.options.renewal, self._generator)
+        if self._pairs.moves and self.state.cursor == 0:
+            self.redraw()
+            self.domain = _span(self._pairs) if self._spans else self.domain
         active, state = self.state.active, self.state
         points, sizes = state.points[active], state.step_size[active]
         state.before, gradient = self._in_parts(partial(ascent.quotient_and_gradient, self.model), points)
