@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import cheaplip
-from support import rules_table
+from support import paper_map, rules_table
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").rglob("*.md")), ROOT / "CONTRIBUTING.md"]
@@ -30,6 +30,11 @@ def test_the_table_of_rules_is_that_of_the_rules():
     do = "run python tests/support/rules_table.py"
     # rules that tests register are of other modules
     assert (ROOT / "docs" / "rules.md").read_text() == rules_table.page(), do
+
+
+def test_the_paper_is_mapped_to_lines_that_are_there():
+    do = "run python tests/support/paper_map.py"
+    assert (ROOT / "docs" / "paper_to_code.md").read_text() == paper_map.page(), do
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
