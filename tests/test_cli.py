@@ -191,8 +191,8 @@ BAD_TRAINING = {
     "cnn on vectors": (["--data", "good.npz", "--model", "cnn"], "images (channels, height, width)"),
     "data": (["--data", "mnits"], "Did you mean 'mnist'"),
     "data file": (["--data", "nowhere.npz"], "No such file"),
-    "data text": (["--data", "text.npz"], "another format or a truncated file"),
-    "data cut": (["--data", "cut.npz"], "another format or a truncated file"),
+    "data text": (["--data", "text.npz"], "to be a readable npz file"),
+    "data cut": (["--data", "cut.npz"], "to be a readable npz file"),
     "data nan": (["--data", "nan.npz"], "all numbers in X to be finite"),
     "data inf": (["--data", "inf.npz"], "all numbers in y to be finite"),
     "data shape": (["--data", "shape.npz"], "X and y of one length; got 60 and 59"),
@@ -238,7 +238,7 @@ BAD_OTHERS = {
     "evaluate bad weights": (["evaluate", "bad-weights"], "the run's weights in bad-weights/model.safetensors"),
     "resume bad checkpoint": (
         ["train", "--resume", "--out", "bad-checkpoint"],
-        "a checkpoint bad-checkpoint/checkpoint/state.pt",
+        "a checkpoint in bad-checkpoint/checkpoint",
     ),
     "resume bad config": (["train", "--resume", "--out", "bad-config"], "a valid bad-config/config.json"),
     "report nothing": (["report", "nowhere", "--out", "page"], "a run folder"),
@@ -262,7 +262,8 @@ def test_bad_commands_are_refused(call, finished, tmp_path, case):
     (tmp_path / "unfinished/result.json").unlink()
     (tmp_path / "bad-config/config.json").write_text('{"schema": 1, "data": "digits", "training": {"epochs": -1}}')
     (tmp_path / "bad-weights/model.safetensors").write_bytes(b"\xff" * 100)
-    (tmp_path / "bad-checkpoint/checkpoint/state.pt").write_bytes(b"PK\x03\x04")
+    for file in (tmp_path / "bad-checkpoint/checkpoint").iterdir():
+        file.write_bytes(b"PK\x03\x04")
     (tmp_path / "bad-result/result.json").write_text('{"schema": 1}')
     code, out, err = call(*arguments)
     assert (code, out) == (2, "")
@@ -294,7 +295,7 @@ from torch import nn
 
 class Waiting(nn.Linear):
     def forward(self, x):
-        if Path("my run/checkpoint/state.pt").exists() and Path("wait").exists():
+        if Path("my run/checkpoint").exists() and Path("wait").exists():
             time.sleep(60)
         return super().forward(x)
 
@@ -318,7 +319,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(call, tmp_path, monkeypatch):
         command, preexec_fn=listening, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline = time.monotonic() + 60
-        while not (tmp_path / "my run/checkpoint/state.pt").exists():
+        while not (tmp_path / "my run/metrics.jsonl").exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)

@@ -3,7 +3,9 @@
 import json
 import math
 import os
-import tempfile
+import subprocess
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -11,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cheaplip.errors import InputError
+from cheaplip.files import write_atomic
 from cheaplip.run_folder import (
     SCHEMA,
+    claimed,
     find_runs,
-    prepare_run_folder,
     read_json,
     read_run,
-    write_atomic,
+    require_free,
     write_json,
     write_metrics,
 )
@@ -63,8 +66,8 @@ def test_an_error_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "result.json"
     write_json(path, {"a": 1})
 
-    def fail(temporary):
-        temporary.write_text("half of it")
+    def fail(stream):
+        stream.write(b"half of it")
         raise RuntimeError("disk full")
 
     with pytest.raises(RuntimeError, match="disk full"):
@@ -79,10 +82,10 @@ def test_a_reader_never_sees_half_a_file(tmp_path):
     path = tmp_path / "a.json"
     write_json(path, {"a": 1})
 
-    def slow(temporary):
-        temporary.write_text("{")
+    def slow(stream):
+        stream.write(b"{")
         assert read_json(path) == {"a": 1}
-        temporary.write_text('{"a": 2}')
+        stream.write(b'"a": 2}')
 
     with path.open() as reader:
         write_atomic(path, slow)
@@ -166,32 +169,70 @@ def test_a_path_without_runs_is_refused(tmp_path, name):
 
 def test_a_folder_is_claimed_and_left_as_it_was(tmp_path):
     folder = tmp_path / "new" / "run"
-    prepare_run_folder(folder)
-    assert os.listdir(folder) == []
+    with claimed(folder), claimed(folder):
+        assert folder.is_dir()
+    assert not folder.exists()
+    folder.mkdir()
     (folder / "probe").write_text("the user's own")
-    prepare_run_folder(folder)
-    assert (folder / "probe").read_text() == "the user's own"
+    (folder / ".1234.tmp").write_text("of a process that was killed")
+    with claimed(folder):
+        pass
+    assert os.listdir(folder) == ["probe"]
 
 
-def test_a_folder_with_a_run_is_claimed_for_resuming_alone(tmp_path):
-    folder = make_run(tmp_path / "run")
+def test_a_folder_with_a_run_is_not_free(tmp_path):
+    require_free(tmp_path)
     with pytest.raises(InputError, match="--resume"):
-        prepare_run_folder(folder)
-    prepare_run_folder(folder, resume=True)
-    assert read_run(folder).result["method"] == "clip"
+        require_free(make_run(tmp_path / "run"))
 
 
-def test_a_file_is_no_output_folder(tmp_path):
+HOLD = """
+import sys, time
+from pathlib import Path
+from cheaplip.run_folder import claimed
+with claimed(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_folder_is_claimed_by_one_process_until_that_dies(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLD, tmp_path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(InputError, match=r"no other process writes, .*; got one that is in use"), claimed(tmp_path):
+            pass
+        other.kill()
+    with claimed(tmp_path):
+        pass
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_folder_is_claimed_by_one_thread(tmp_path):
+    refused = []
+
+    def claim():
+        with pytest.raises(InputError, match="in use"), claimed(tmp_path):
+            pass
+        refused.append(True)
+
+    with claimed(tmp_path):
+        thread = threading.Thread(target=claim)
+        thread.start()
+        thread.join()
+    assert refused
+
+
+@pytest.mark.parametrize("name", ["file", "file/run", "name with \0", "x" * 300])
+def test_what_is_no_output_folder(tmp_path, name):
     (tmp_path / "file").touch()
-    for path in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(InputError, match="can be written"):
-            prepare_run_folder(path)
+    with pytest.raises(InputError, match="can be written"), claimed(tmp_path / name):
+        pass
 
 
 def test_a_folder_without_the_right_to_write_is_refused(tmp_path, monkeypatch):
-    def refuse(dir):
-        raise PermissionError(13, "Permission denied", str(dir))
+    def refuse(path, *given, **options):
+        raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(tempfile, "TemporaryFile", refuse)  # root, who runs many a test, may write everywhere
-    with pytest.raises(InputError, match=r"can be written.*Permission denied"):
-        prepare_run_folder(tmp_path / "run")
+    monkeypatch.setattr(os, "open", refuse)  # root, who runs many a test, may write everywhere
+    with pytest.raises(InputError, match=r"can be written.*Permission denied"), claimed(tmp_path):
+        pass

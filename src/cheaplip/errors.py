@@ -48,6 +48,10 @@ class ScaleWarning(UserWarning):
     """Features of very different size: one of them decides what a distance is."""
 
 
+class DamageWarning(UserWarning):
+    """A file of a run is damaged; an older one takes its place."""
+
+
 def require_in(name: str, value: float, interval: str, do: str = "Give a number in that range.") -> None:
     """Raise `InputError` unless `value` lies in `interval`, written such as `[0, 1)` or `(0, inf)`; nan lies in none.
 

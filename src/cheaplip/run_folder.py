@@ -1,58 +1,55 @@
 """The run folder: `config.json`, `metrics.jsonl` (one object an epoch), `model.safetensors`, `checkpoint/`, `result.json`.
 
-Everything is written to a temporary name first and renamed, so a reader never sees half a file and an interrupted
-run never loses the previous state. This module knows files, not torch, so that the report can read runs without it.
+Every file is written whole or not at all (see `files`), and what is written into a folder is written by one process: the one
+that has `claimed` it. This module knows files, not torch, so that the report can read runs without it.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import InputError
+from filelock import FileLock, Timeout
+
+from .errors import InputError, one_line
+from .files import LARGEST_TEXT, read_bytes, remove_drafts, write_atomic
 
 SCHEMA = 1
 """Version of `config.json` and `result.json`; a reader refuses any other."""
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
-WEIGHTS, CHECKPOINT = "model.safetensors", "checkpoint/state.pt"
+WEIGHTS, CHECKPOINTS = "model.safetensors", "checkpoint"
 PAIRS, RADII = "pairs.npz", "radii.csv"
 
 Json = dict[str, Any]
 
 
-def write_atomic(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, then move it there in one step."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write `content` as strict JSON (non-finite numbers become null), atomically."""
     text = json.dumps(_finite(content), indent=2, allow_nan=False) + "\n"
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def write_metrics(path: Path, history: Sequence[Mapping[str, Any]]) -> None:
     """Write `metrics.jsonl`: one JSON object a line, one line an epoch."""
     text = "".join(json.dumps(_finite(row), allow_nan=False) + "\n" for row in history)
-    write_atomic(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> str:
+    """Write a text file, atomically; returns its sha256."""
+    return write_atomic(path, lambda stream: stream.write(text.encode("utf-8")))
 
 
 def read_json(path: Path) -> Json:
     """Read a JSON object; raise `InputError` if it is missing, damaged or of another schema."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(path, LARGEST_TEXT))
     except FileNotFoundError:
         raise InputError(f"a file {path}", "nothing there", "Give the folder that `cheaplip train --out` wrote.") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -81,7 +78,7 @@ def read_run(folder: Path) -> Run:
     if missing:
         raise InputError(f"{folder / RESULT} to have {', '.join(sorted(missing))}", "none", "Evaluate the run again.")
     try:
-        lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(folder / METRICS, LARGEST_TEXT).decode("utf-8").splitlines()
         history = [json.loads(line) for line in lines]
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{folder / 'metrics.jsonl'} with one JSON object a line", error, "Train again.") from None
@@ -103,21 +100,46 @@ def find_runs(paths: Sequence[Path]) -> list[Run]:
     return list(runs.values())
 
 
-def prepare_run_folder(folder: Path, *, resume: bool = False) -> None:
-    """Make `folder` ours to write a run into; refuse one that holds a run unless it is being resumed.
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make `folder`, and inside nobody but this thread writes into it; what killed processes left half written is removed.
+
+    The lock is that of the operating system, which ends with the process. Claims may be nested.
 
     Raises:
-        InputError: it is not a folder, not writable, or holds another run.
+        InputError: it is not a folder, not writable, or claimed by another process or thread.
     """
-    do = "Choose another --out, or --resume to continue the run there."
+    do = "Choose another folder, or wait until it is free."
     try:
-        if not resume and (folder / CONFIG).exists():
-            raise InputError("an output folder without a run in it", folder, do)
+        made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass  # it can be written
-    except OSError as error:
-        raise InputError(f"an output folder that can be written, {folder}", error.strerror or error, do) from None
+        lock = FileLock(folder.resolve() / ".lock", timeout=1, is_singleton=True)
+        nested = lock.is_locked
+        lock.acquire()
+    except Timeout:
+        raise InputError(f"a folder into which no other process writes, {folder}", "one that is in use", do) from None
+    except (OSError, ValueError, RuntimeError) as error:
+        got = getattr(error, "strerror", None) or one_line(error)
+        raise InputError(f"an output folder that can be written, {folder}", got, do) from None
+    try:
+        if not nested:
+            for place in (folder, folder / CHECKPOINTS):
+                remove_drafts(place)
+        yield
+    finally:
+        if not nested:
+            Path(lock.lock_file).unlink(missing_ok=True)  # while it is ours: who waits for it looks again
+            if made:
+                with suppress(OSError):
+                    folder.rmdir()  # if nothing came of it
+        lock.release()
+
+
+def require_free(folder: Path) -> None:
+    """Raise `InputError` if `folder` holds a run."""
+    if (folder / CONFIG).exists():
+        do = "Choose another --out, or --resume to continue the run there."
+        raise InputError("an output folder without a run in it", folder, do)
 
 
 def _finite(value: Any) -> Any:

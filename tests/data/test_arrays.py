@@ -203,6 +203,12 @@ def npz_cut(path):
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def npz_huge(path):
+    with zipfile.ZipFile(path, "w") as archive, archive.open("X.npy", "w") as stream:
+        header = {"descr": "<f8", "fortran_order": False, "shape": (2**40,)}
+        np.lib.format.write_array_header_1_0(stream, header)
+
+
 def npz_flipped(path):
     np.savez(path, X=X, y=LABELS)
     content = bytearray(path.read_bytes())
@@ -232,13 +238,15 @@ def npz_half_test(path):
     ("write", "match"),
     [
         (npz_missing, "No such file"),
-        (Path.mkdir, "Is a directory"),
-        (npz_npy, "another format"),
-        (npz_pickle, "another format"),
+        (Path.mkdir, "no regular file"),
+        (os.mkfifo, "no regular file"),
+        (npz_npy, "not a zip file"),
+        (npz_pickle, "not a zip file"),
         (npz_objects, "allow_pickle"),
-        (npz_cut, "truncated"),
+        (npz_cut, "not a zip file"),
+        (npz_huge, "X claims 8796093022208 bytes"),
         (npz_flipped, "CRC"),
-        (npz_members, "X to hold real numbers"),
+        (npz_members, "got no X and no y"),
         (npz_no_y, "got no y"),
         (npz_no_x_and_y, "got no X and no y"),
         (npz_half_test, "both X_test and y_test"),

@@ -1,14 +1,20 @@
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from cheaplip.errors import DivergenceError, InputError
+from cheaplip.files import sha256_of
 from cheaplip.report import write_report
 from cheaplip.run_folder import find_runs
+from cheaplip.runs import execute
 from cheaplip.runs.configure import configure_run, read_config, resumed_config
-from cheaplip.runs.execute import evaluate_run, execute_run
+from cheaplip.runs.execute import bound_run, evaluate_run, execute_run
+from cheaplip.training.checkpoint import checkpoints
 from support.interruptions import ctrl_c
 from support.networks import QUICK, without
 
@@ -150,7 +156,14 @@ def test_tiny_data_are_refused(tmp_path):
     data = arrays(tmp_path, X=np.arange(10.0), y=np.arange(10.0))
     with pytest.raises(InputError, match="two samples at least in every part"):
         execute_run(configure_run({"data": data, "weight": 1.0}), tmp_path / "run")
-    assert list((tmp_path / "run").iterdir()) == []
+    assert not (tmp_path / "run").exists()
+
+
+def permuted_weights(folder):
+    weights = safetensors.torch.load_file(folder / "model.safetensors")
+    order = torch.randperm(10, generator=torch.Generator().manual_seed(0))
+    weights |= {name: weights[name][order] for name in ("3.weight", "3.bias")}
+    safetensors.torch.save_file(weights, folder / "model.safetensors")
 
 
 def no_weights(folder):
@@ -171,11 +184,60 @@ def bad_result(folder):
     (folder / "result.json").write_text("{")
 
 
-@pytest.mark.parametrize("damage", [no_weights, cut_weights, other_weights, bad_result])
+@pytest.mark.parametrize("damage", [permuted_weights, no_weights, cut_weights, other_weights, bad_result])
 def test_a_damaged_run_is_not_evaluated(run_copy, damage):
     damage(run_copy)
-    with pytest.raises(InputError, match=r"model\.safetensors; got|result\.json to be readable"):
+    with pytest.raises(InputError, match=r"model\.safetensors.*; got|result\.json to be readable"):
         evaluate_run(run_copy, {})
+
+
+@pytest.mark.usefixtures("quick_bounds")
+def test_certified_accuracies_and_radii_come_and_go_together(run_copy):
+    radii = run_copy / "radii.csv"
+    assert bound_run(run_copy, eps=[0.3], budget=1.0)["radii_sha256"] == sha256_of(radii)
+    assert evaluate_run(run_copy, {})["radii_sha256"] == sha256_of(radii)  # of the same weights
+    again = execute_run(configure_run(QUICK), run_copy, resume=True)
+    assert not {"certified", "radii_sha256"} & again.keys()
+    assert not radii.exists()
+
+
+@pytest.mark.usefixtures("quick_bounds")
+def test_a_lost_checkpoint_is_no_new_run(run_copy):
+    shutil.rmtree(run_copy / "checkpoint")
+    with pytest.raises(InputError, match=r"a checkpoint in .*; got none"):
+        execute_run(configure_run(QUICK), run_copy, resume=True)
+    assert (run_copy / "config.json").exists()
+
+
+@pytest.mark.usefixtures("quick_bounds")
+def test_pairs_of_an_epoch_are_made_when_its_checkpoint_was_the_last_thing(finished, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(execute, "write_pairs", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            execute_run(configure_run(QUICK), tmp_path / "run")
+    assert len(checkpoints(tmp_path / "run")) == 1
+    execute_run(configure_run(QUICK), tmp_path / "run", resume=True)
+    assert (tmp_path / "run/pairs-1.npz").read_bytes() == (finished[0] / "pairs-1.npz").read_bytes()
+
+
+def interrupt(*given):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.usefixtures("quick_bounds")
+def test_a_folder_deleted_while_training_is_an_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(execute, "write_pairs", lambda path, arrays: shutil.rmtree(path.parent))
+    with pytest.raises(FileNotFoundError):
+        execute_run(configure_run(QUICK), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("quick_bounds")
+def test_files_follow_the_umask(finished):
+    modes = {path.stat().st_mode & 0o777 for path in finished[0].rglob("*") if path.is_file()}
+    mask = os.umask(0)
+    os.umask(mask)
+    assert modes == {0o666 & ~mask}
 
 
 def test_a_resumed_job_contradicts_nothing(finished):

@@ -18,6 +18,7 @@ from cheaplip.models import mlp
 from cheaplip.regularization.weight_norm import weight_norm
 from cheaplip.training import loop
 from cheaplip.training.batches import TensorBatches, split
+from cheaplip.training.checkpoint import checkpoints
 from cheaplip.training.methods import METHODS
 from cheaplip.training.presets import configure
 from cheaplip.training.schedule import update_period
@@ -223,7 +224,7 @@ def test_best_pgd_keeps_the_best_epoch_after_the_warm_up(tmp_path):
     assert scores[:2] == [None, None]
     assert trained.result["kept_epoch"] == scores.index(max(scores[2:])) + 1
     assert trained.result["weight"] == trained.history[trained.result["kept_epoch"] - 1]["weight"]
-    state = torch.load(tmp_path / "checkpoint/state.pt", weights_only=True)
+    state = torch.load(checkpoints(tmp_path)[0], weights_only=True)
     assert all(torch.equal(value, state["best"]["model"][name]) for name, value in trained.model.state_dict().items())
 
 
@@ -273,7 +274,7 @@ def test_divergence_keeps_the_last_good_epoch(tmp_path, monkeypatch, change, qua
         poison(patch, 3, change)
         with pytest.raises(DivergenceError, match=f"diverged in epoch 3: {quantity}.* is not finite.*learning rate"):
             fit(model, digits(), out=tmp_path, **OPTIONS)
-    state = torch.load(tmp_path / "checkpoint/state.pt", weights_only=True)
+    state = torch.load(checkpoints(tmp_path)[0], weights_only=True)
     assert [row["epoch"] for row in state["history"]] == [1, 2]
     assert all(torch.equal(value, state["model"][name]) for name, value in model.state_dict().items())
     assert same_weights(fit(regularised(), digits(), out=tmp_path, resume=True, **OPTIONS).model, whole.model)

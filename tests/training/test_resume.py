@@ -1,5 +1,6 @@
 """An interrupted run, resumed, is the run that was never interrupted, bit for bit."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -9,7 +10,9 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 from cheaplip import fit, matched_pairs
-from cheaplip.errors import InputError
+from cheaplip.errors import DamageWarning, InputError
+from cheaplip.files import sha256_of
+from cheaplip.training.checkpoint import checkpoints
 from support.interruptions import ctrl_c
 from support.networks import OPTIONS, curve, dense, digits, regularised, same_weights, without
 
@@ -82,11 +85,11 @@ def test_resumed_is_uninterrupted(tmp_path, case, epoch):
 
 def test_resuming_a_finished_run_trains_nothing(finished):
     whole, folder = finished
-    before = (folder / "checkpoint/state.pt").read_bytes()
+    before = checkpoints(folder)
     again = run("clip", folder, resume=True)
     assert same_weights(again.model, whole.model)
     assert again.history == whole.history
-    assert (folder / "checkpoint/state.pt").read_bytes() == before
+    assert checkpoints(folder) == before
 
 
 def cut(file):
@@ -114,12 +117,40 @@ def code(file):
 DAMAGES = [cut, flip, other, a_list, code, lambda file: file.write_bytes(b""), lambda file: file.unlink()]
 
 
+@pytest.fixture
+def copied(finished, tmp_path):
+    return shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
+
+
+def test_the_last_two_checkpoints_are_kept(finished):
+    assert [file.name.partition("-")[0] for file in checkpoints(finished[1])] == ["000004", "000003"]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_refused(finished, tmp_path, damage):
-    shutil.copytree(finished[1], tmp_path, dirs_exist_ok=True)
-    damage(tmp_path / "checkpoint/state.pt")
-    with pytest.raises(InputError, match=r"a checkpoint .*state\.pt; got .*Start the run again"):
-        run("clip", tmp_path, resume=True)
+def test_the_checkpoint_before_a_damaged_one_is_taken(finished, copied, damage):
+    damage(checkpoints(copied)[0])
+    lost = len(checkpoints(copied)) == 1
+    with contextlib.nullcontext() if lost else pytest.warns(DamageWarning, match=r"000004-.*the one before it is taken"):
+        again = run("clip", copied, resume=True)
+    assert same_weights(again.model, finished[0].model)
+    assert [without(row) for row in again.history] == [without(row) for row in finished[0].history]
+    assert [file.name.partition("-")[0] for file in checkpoints(copied)] == ["000004", "000003"]
+
+
+def test_code_is_refused_under_its_own_checksum(copied):
+    for file in checkpoints(copied):
+        code(file)
+        file.rename(file.with_name(f"{file.name[:6]}-{sha256_of(file)}.pt"))
+    with pytest.raises(InputError, match=r"Unsupported global|Weights only load failed"):
+        run("clip", copied, resume=True)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_checkpoints_are_refused(copied, damage):
+    for file in checkpoints(copied):
+        damage(file)
+    with pytest.raises(InputError, match=r"a checkpoint in .*checkpoint; got .*Start the run again"):
+        run("clip", copied, resume=True)
 
 
 def test_other_settings_are_refused(finished):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +13,15 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from ..errors import InputError, require_known
+from ..files import read_npz
 from . import idx
 
 DIGITS_SHA256 = "a05a21d0af2142c9ea21f63e4ce399317ed23dd7571bf8504876452c6c2afa19"
 """Of the four arrays of digits, so that it fixes scikit-learn's pixels and our split alike."""
+
+
+ARRAYS = ("X", "y", "X_test", "y_test", "domain")
+"""What is read of a user's npz file."""
 
 
 @dataclass(frozen=True)
@@ -174,13 +177,7 @@ def _load_published(name: str, data_dir: Path | None) -> Dataset:
 
 def _load_npz(path: Path) -> Dataset:
     do = "Write it with numpy.savez(path, X=..., y=...)."
-    if path.is_file() and not zipfile.is_zipfile(path):
-        raise InputError(f"an npz file, {path}", "another format or a truncated file", do)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = dict(archive)
-    except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path} to be a readable npz file of plain numbers", error, do) from None
+    arrays = read_npz(path, ARRAYS.__contains__, do)
     if missing := {"X", "y"} - arrays.keys():
         raise InputError(f"{path} to have arrays X and y", f"no {' and no '.join(sorted(missing))}", do)
     if ("X_test" in arrays) != ("y_test" in arrays):

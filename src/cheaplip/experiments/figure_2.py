@@ -36,7 +36,7 @@ from ..regularization.term import PenaltyTerm
 from ..report.aggregate import measured_rows, provenance
 from ..report.figure_2 import write_figures, write_page
 from ..report.tables import write_measured
-from ..run_folder import SCHEMA, Json, Run, write_atomic
+from ..run_folder import SCHEMA, Json, Run, write_text
 from ..runs.grid import Failure
 from .measurements import Measurement, run_measurements
 
@@ -252,7 +252,7 @@ def reproduce_regression(
         return "", failures
     text = write_measured(runs, out)
     curves = _curves(runs, settings)
-    write_atomic(out / "curves.json", lambda temporary: temporary.write_text(json.dumps(curves) + "\n", encoding="utf-8"))
+    write_text(out / "curves.json", json.dumps(curves) + "\n")
     write_figures(curves, out)
     write_page(curves, measured_rows(runs), out, provenance(runs))
     return text, failures

@@ -18,7 +18,7 @@ import torch
 
 from ..errors import InputError
 from ..provenance import provenance
-from ..run_folder import SCHEMA, Json, Run, prepare_run_folder, read_json, write_json
+from ..run_folder import SCHEMA, Json, Run, claimed, read_json, write_json
 from ..runs.grid import Failure, in_parallel, require_workers
 
 Measurement = Callable[[int, Any], Json]
@@ -60,13 +60,13 @@ def run_measurements(
     for path in files.values():
         if path.exists() and read_json(path).get("settings") != asked:
             raise InputError(f"a file {path} of the same settings", "other settings", "Choose another --out, or remove it.")
-    prepare_run_folder(out)
     calls = {
         f"{name}-{seed}": partial(_measure, measurement, seed, settings, files[f"{name}-{seed}"])
         for name, measurement in measurements.items()
         for seed in range(seeds)
     }
-    failures = in_parallel(calls, files, title="parts", workers=workers, backend=backend, progress=progress)
+    with claimed(out):
+        failures = in_parallel(calls, files, title="parts", workers=workers, backend=backend, progress=progress)
     return [Run(path, {}, read_json(path), []) for path in files.values() if path.exists()], failures
 
 

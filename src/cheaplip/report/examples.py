@@ -8,8 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from ..errors import InputError
+from ..files import read_npz
 from ..run_folder import PAIRS, Run
 from .aggregate import Row
 from .run_values import clean
@@ -25,6 +25,10 @@ from .tables import value_text
 
 MAX_PAIRS = 4
 """Pairs on the page of one run."""
+PARTS = {"u", "v", "quotient", *(f"{part}_{point}" for part in ("label", "confidence") for point in "uv")}
+"""Of the names of the arrays, before `_before` and `_after`."""
+LARGEST_PICTURES = 2**26
+"""Bytes of an array of inputs that a page can hold."""
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -84,16 +88,26 @@ def _read_examples(run: Run) -> list[Example]:
 
 def _read(path: Path) -> dict[str, Array]:
     """The arrays of one file, the first pairs of each."""
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key][:MAX_PAIRS] for key in file.files}
-        wanted = [f"{name}_{when}" for name in ("u", "v", "quotient") for when in ("before", "after")]
-        if not all(np.isfinite(arrays[name]).all() for name in wanted):
-            raise ValueError("not all values are finite")
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile) as error:
-        got = f"no array {error}" if isinstance(error, KeyError) else error
-        raise InputError(f"{path} with the pairs before and after ascent", got, "Train the run again.") from None
+    do = "Train the run again."
+    held = read_npz(path, lambda name: name.removesuffix("_before").removesuffix("_after") in PARTS, do, LARGEST_PICTURES)
+    arrays = {name: array[:MAX_PAIRS] if array.ndim else array for name, array in held.items()}
+    if problem := next(_problems(arrays), None):
+        raise InputError(f"{path} with the pairs before and after ascent", problem, do)
     return arrays
+
+
+def _problems(arrays: dict[str, Array]) -> Iterator[str]:
+    """What keeps the arrays from being shown."""
+    for name in (f"{part}_{when}" for part in ("u", "v", "quotient") for when in ("before", "after")):
+        if name not in arrays:
+            yield f"no array {name}"
+    n = arrays["u_before"].shape[:1]
+    for name, array in arrays.items():
+        inputs = name[:2] in ("u_", "v_")
+        if array.dtype.kind not in "biuf" or array.size == 0 or not np.isfinite(array).all():
+            yield f"other than finite numbers in {name}"
+        if array.shape != (arrays[f"u_{name[2:]}"].shape if inputs else n) or array.shape[:1] != n:
+            yield f"an array {name} of shape {array.shape}"
 
 
 def _moment(
@@ -120,7 +134,7 @@ def _moment(
                 words,
             )
         )
-    distance = np.linalg.norm((arrays[f"u_{when}"][i] - arrays[f"v_{when}"][i]).ravel())
+    distance = np.linalg.norm(np.subtract(arrays[f"u_{when}"][i], arrays[f"v_{when}"][i], dtype=float).ravel())
     quotient = float(arrays[f"quotient_{when}"][i])
     return Moment(title, (points[0], points[1]), f"{quotient:.3g}", f"{distance:.3g}")
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from markupsafe import Markup
 
+from ..run_folder import write_text
 from .aggregate import MeasuredRow
 from .render import render
-from .tables import by_first_label, write_text
+from .tables import by_first_label
 
 
 @dataclass(frozen=True)

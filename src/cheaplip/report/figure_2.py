@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..run_folder import Json, write_atomic
+from ..files import write_atomic
+from ..run_folder import Json
 from .aggregate import MeasuredRow
 from .experiment_page import PageSection, Panel, write_experiment_page
 from .style import NO_METADATA, PALETTE, finish, new_figure, plain_log_ticks

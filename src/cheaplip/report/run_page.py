@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..errors import InputError
-from ..run_folder import Run
+from ..run_folder import Run, write_text
 from . import captions
 from .aggregate import Row, provenance, summary_table, used_columns
 from .examples import Example, examples_of
@@ -24,7 +24,7 @@ from .plots import bracket_plot, certified_plot, closing_plot, eps_plot, publish
 from .render import render
 from .run_values import clean, distinct, numbers
 from .style import Style, row_styles
-from .tables import csv_table, json_table, markdown_table, write_tables, write_text
+from .tables import csv_table, json_table, markdown_table, write_tables
 
 Plots = Callable[[Sequence[Row], dict[Row, Style], str], list[Markup]]
 """From the rows, their styles and a name for the ids to the drawings."""

@@ -13,7 +13,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
-from ..run_folder import SCHEMA, Json, Run, write_atomic, write_json
+from ..run_folder import SCHEMA, Json, Run, write_json, write_text
 from .aggregate import Estimate, Kind, MeasuredRow, Row, measured_rows, provenance, summary_table, union, used_columns
 from .paper_values import NOTE
 
@@ -175,11 +175,6 @@ def write_measured(runs: Sequence[Run], out: Path) -> str:
     content = _json(rows, runs, ("mean", "ci95"), settings=runs[0].result["settings"])
     write_tables(out, markdown, _csv(rows, union(row.metrics for row in rows)), content)
     return markdown
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-    write_atomic(path, lambda temporary: temporary.write_bytes(text.encode("utf-8")))
 
 
 def print_summary(runs: Sequence[Run]) -> None:

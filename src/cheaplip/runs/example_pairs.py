@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from ..data.arrays import Dataset
+from ..files import write_atomic
 from ..inference import device_of, forward
 from ..norms import sample_norm
 from ..pairs.ascent import keep_valid, normalized_step, quotient_and_gradient
 from ..pairs.quotient import difference_quotient
-from ..run_folder import write_atomic
 
 SHOWN_PAIRS = 4
 
@@ -53,9 +53,4 @@ def _described(model: nn.Module, u: Tensor, v: Tensor, when: str) -> dict[str, n
 
 def write_pairs(path: Path, arrays: dict[str, np.ndarray[Any, Any]]) -> None:
     """Write `pairs.npz`, atomically."""
-
-    def save(temporary: Path) -> None:
-        with temporary.open("wb") as file:  # numpy would append .npz to a name
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomic(path, save)
+    write_atomic(path, lambda stream: np.savez_compressed(stream, allow_pickle=False, **arrays))

@@ -8,29 +8,31 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..data.arrays import Dataset, load
-from ..errors import InputError, one_line
+from ..errors import InputError
+from ..files import sha256_of
 from ..models.spec import build_network, describe_network
+from ..models.weights import load_weights
 from ..progress import activity_shown
 from ..run_folder import (
-    CHECKPOINT,
     CONFIG,
+    METRICS,
     PAIRS,
     RADII,
     RESULT,
     SCHEMA,
     WEIGHTS,
     Json,
-    prepare_run_folder,
+    claimed,
     read_json,
-    write_atomic,
+    require_free,
     write_json,
+    write_text,
 )
 from ..training.batches import this_process
+from ..training.checkpoint import checkpoints
 from ..training.loop import fit
 from .config import RunConfig
 from .configure import read_config
@@ -44,53 +46,47 @@ def execute_run(
     """Train, evaluate, and leave a complete run folder; returns the content of `result.json`.
 
     Raises:
-        InputError: what `fit`, `load`, `build_network` and `prepare_run_folder` refuse; the folder can then be used again.
+        InputError: what `fit`, `load`, `build_network` and `claimed` refuse, or a folder with a run; the folder stays free.
         DivergenceError: see `fit`; the checkpoint of the last good epoch stays in the folder.
     """
     data = load(config.data, data_dir)
     model = build_network(config.model, data, config.training.seed)
     main = this_process().is_main_process
-    if main:
-        prepare_run_folder(out, resume=resume)
-        if not resume:
+    with claimed(out) if main else nullcontext():
+        if main and not resume:
+            require_free(out)
             write_json(out / CONFIG, {"schema": SCHEMA, **config.model_dump()})
-    begun = (out / CHECKPOINT).exists()
-    milestones = (
-        {1, config.training.epochs // 4, config.training.epochs // 2}
-        if config.training.method == "clip" and data.classes
-        else ()
-    )
+        return _train_and_evaluate(config, out, data, model, main=main, resume=resume, progress=progress)
+
+
+def _train_and_evaluate(
+    config: RunConfig, out: Path, data: Dataset, model: nn.Module, *, main: bool, resume: bool, progress: bool
+) -> Json:
+    epochs = config.training.epochs
+    milestones = {1, epochs // 4, epochs // 2} if config.training.method == "clip" and data.classes else ()
 
     def write_example(epoch: int, model: nn.Module) -> None:
         if epoch in milestones:
             write_pairs(out / f"pairs-{epoch}.npz", example_pairs(model, data))
 
+    begun = resume and ((out / METRICS).exists() or bool(checkpoints(out)))
+    settings = config.training.model_dump()
     try:
-        trained = fit(
-            model,
-            data,
-            out=out,
-            resume=resume and begun,
-            progress=progress,
-            after_epoch=write_example,
-            **config.training.model_dump(),
-        )
+        trained = fit(model, data, out=out, resume=begun, progress=progress, after_epoch=write_example, **settings)
     except Exception:
-        if main and not (out / CHECKPOINT).exists():
-            (out / CONFIG).unlink()  # nothing to resume: the folder is free again
+        if main and not checkpoints(out) and not begun:
+            for name in (CONFIG, *(f"pairs-{epoch}.npz" for epoch in milestones)):
+                (out / name).unlink(missing_ok=True)  # nothing to resume: the folder is free again
         raise
     if not main:
         return trained.result
     about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
-    result = {**trained.result, **about, "model": describe_network(config.model, model)}
+    about |= {"model": describe_network(config.model, model), "weights_sha256": sha256_of(out / WEIGHTS)}
     with activity_shown(f"{config.training.method}, seed {config.training.seed}: evaluation") if progress else nullcontext():
         measured, radii = evaluate(model, data, config.evaluation, seed=config.training.seed, pairs=trained.pairs)
-        result = _merge(result, measured)
         if data.classes is not None:
             write_pairs(out / PAIRS, example_pairs(model, data))
-    _write_radii(out / RADII, data, radii)
-    write_json(out / RESULT, result)
-    return result
+    return _write_result(out, data, _merge({**trained.result, **about}, measured), radii)
 
 
 def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | None = None, progress: bool = False) -> Json:
@@ -101,13 +97,11 @@ def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | N
     """
     config = read_config(folder)
     protocol = config.evaluation.altered(options)
-    result, data, model = _finished(folder, config, data_dir)
-    with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
-        measured, radii = evaluate(model, data, protocol, seed=config.training.seed)
-    result = _merge(result, measured)
-    _write_radii(folder / RADII, data, radii)
-    write_json(folder / RESULT, result)
-    return result
+    with claimed(folder):
+        result, data, model = _finished(folder, config, data_dir)
+        with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
+            measured, radii = evaluate(model, data, protocol, seed=config.training.seed)
+        return _write_result(folder, data, _merge(result, measured), radii)
 
 
 def bound_run(
@@ -130,23 +124,26 @@ def bound_run(
     if not all(0 < e < math.inf for e in eps):
         raise InputError("radii eps > 0", eps, "Give numbers in units of the inputs.")
     config = read_config(folder)
-    result, data, model = _finished(folder, config, data_dir)
-    with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
-        measured, radii = bound_and_certify(model, data, config.evaluation, eps, budget=budget)
-    result = _merge(result, measured)
-    write_json(folder / RESULT, result)
-    _write_radii(folder / RADII, data, radii)
+    with claimed(folder):
+        result, data, model = _finished(folder, config, data_dir)
+        with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
+            measured, radii = bound_and_certify(model, data, config.evaluation, eps, budget=budget)
+        result = _write_result(folder, data, _merge(result, measured), radii)
     if result["lipschitz"]["upper"] is None:
         do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."
         raise InputError("a network with a provable upper bound", result["lipschitz"]["reason"], do)
     return result
 
 
-def _write_radii(path: Path, data: Dataset, radii: Tensor | None) -> None:
-    if radii is None:
-        return
-    lines = [f"{i},{y},{r:.9g}" for i, (y, r) in enumerate(zip(data.test_y.tolist(), radii.tolist(), strict=True))]
-    write_atomic(path, lambda temporary: temporary.write_text("\n".join(["index,label,radius", *lines, ""])))
+def _write_result(folder: Path, data: Dataset, result: Json, radii: Tensor | None) -> Json:
+    """Write the result and what belongs to it: it names the radii that its certified accuracies count, or there are none."""
+    if radii is not None:
+        lines = [f"{i},{y},{r:.9g}" for i, (y, r) in enumerate(zip(data.test_y.tolist(), radii.tolist(), strict=True))]
+        result["radii_sha256"] = write_text(folder / RADII, "\n".join(["index,label,radius", *lines, ""]))
+    write_json(folder / RESULT, result)
+    if "radii_sha256" not in result:
+        (folder / RADII).unlink(missing_ok=True)
+    return result
 
 
 def _finished(folder: Path, config: RunConfig, data_dir: Path | None) -> tuple[Json, Dataset, nn.Module]:
@@ -155,10 +152,10 @@ def _finished(folder: Path, config: RunConfig, data_dir: Path | None) -> tuple[J
         raise InputError(f"a finished run in {folder}", "one without result.json", "Finish it with `cheaplip train --resume`.")
     result, data = read_json(folder / RESULT), load(config.data, data_dir)
     model = build_network(config.model, data, config.training.seed)
-    try:
-        model.load_state_dict(safetensors.torch.load_file(folder / WEIGHTS))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"the run's weights in {folder / WEIGHTS}", one_line(error), "Train the run again.") from None
+    load_weights(folder / WEIGHTS, model)
+    if result.get("weights_sha256") != sha256_of(folder / WEIGHTS):
+        do = "Put the run's own weights back, or finish it again with `cheaplip train --resume`."
+        raise InputError(f"in {folder / WEIGHTS} the weights that {RESULT} was measured with", "others", do)
     return result, data, model.to(this_process().device)
 
 

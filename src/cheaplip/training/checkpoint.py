@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import copy
 import pickle
-import zipfile
+import re
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from ..errors import InputError, one_line
+from ..errors import DamageWarning, InputError, one_line
+from ..files import draft, sha256_of
 from ..regularization.term import PenaltyTerm
-from ..run_folder import CHECKPOINT, METRICS, write_atomic, write_metrics
+from ..run_folder import CHECKPOINTS, METRICS, write_metrics
 from .config import TrainConfig
 
 STATEFUL = ("model", "optimizer", "lr_schedule", "term")
 """The fields of `State` that have a state of their own."""
+NAME = re.compile(r"\d{6,}-[0-9a-f]{64}\.pt")
+"""Of a checkpoint: its epoch and the sha256 of its content."""
 
 
 @dataclass
@@ -62,34 +66,58 @@ class State:
 
 
 def save(out: Path, state: State, config: TrainConfig) -> None:
-    """Write checkpoint and `metrics.jsonl`."""
+    """Write the checkpoint and `metrics.jsonl`; the checkpoint before is kept, too, in case that this one is damaged."""
     record = {"config": config.model_dump(), **state.state_dict()}
-    (out / CHECKPOINT).parent.mkdir(parents=True, exist_ok=True)
-    write_atomic(out / CHECKPOINT, lambda path: torch.save(record, path))
+    folder = out / CHECKPOINTS
+    folder.mkdir(exist_ok=True)
+    with draft(folder) as file:
+        torch.save(record, cast(Any, file))
+        name = f"{state.epoch:06}-{file.sha256}.pt"
+        file.publish(folder / name)
+    before = [old for old in checkpoints(out) if _epoch(old) < state.epoch]
+    for old in set(checkpoints(out)) - {folder / name, *before[:1]}:
+        old.unlink()
     write_metrics(out / METRICS, state.history)
 
 
+def checkpoints(out: Path) -> list[Path]:
+    """The checkpoints in a run folder, the newest first."""
+    files = [file for file in (out / CHECKPOINTS).glob("*.pt") if NAME.fullmatch(file.name)]
+    return sorted(files, key=_epoch, reverse=True)
+
+
+def _epoch(file: Path) -> int:
+    return int(file.name.partition("-")[0])
+
+
 def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: bool) -> None:
-    """Make sure that `out` holds no run yet; on `resume`, that it does, and load its checkpoint into `state`.
+    """Make sure that `out` holds no run yet; on `resume`, that it does, and load its last good checkpoint into `state`.
 
     Raises:
-        InputError: a run where none may be, or none, a damaged one or another one where this one should be.
+        InputError: a run where none may be, or none, only damaged ones or another one where this one should be.
+
+    Warns:
+        DamageWarning: the last checkpoint is damaged, and the one before it is taken.
     """
-    file, do = out / CHECKPOINT, "Start the run again, without resume, in another folder."
+    files, do = checkpoints(out), "Start the run again, without resume, in another folder."
     if not resume:
-        if file.exists():
+        if files:
             raise InputError("an output folder without a run in it", out, "Choose another one, or resume the run there.")
         return
-    try:
-        with zipfile.ZipFile(file) as archive:
-            damaged = archive.testzip()  # torch.load does not check the checksums
-        if damaged is not None:
-            raise InputError(f"a checkpoint {file}", f"a damaged file, in {damaged}", do)
-        record = torch.load(file, map_location="cpu", weights_only=True)
-        theirs = record["config"]
-    except (OSError, RuntimeError, LookupError, TypeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise InputError(f"a checkpoint {file}", one_line(error), do) from None
-    mine = config.model_dump()
+    if not files:
+        raise InputError(f"a checkpoint in {out / CHECKPOINTS}", "none", do)
+    problems = []
+    for file in files:
+        try:
+            record = _read(file)
+            break
+        except (OSError, RuntimeError, ValueError, LookupError, TypeError, EOFError, pickle.UnpicklingError) as error:
+            problems.append(f"{file.name}: {one_line(error)}")
+    else:
+        raise InputError(f"a checkpoint in {out / CHECKPOINTS}", "; ".join(problems), do)
+    for problem in problems:
+        warnings.warn(f"a damaged checkpoint, {problem}; the one before it is taken", DamageWarning, stacklevel=3)
+    mine, theirs = config.model_dump(), record["config"]
     changed = sorted(name for name in mine | theirs if name not in mine or name not in theirs or theirs[name] != mine[name])
     if changed:
         do = "Resume with the settings that the run was started with."
@@ -98,5 +126,15 @@ def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: b
         state.load_state_dict(record)
     except InputError:
         raise
-    except (RuntimeError, LookupError, ValueError) as error:
+    except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise InputError("the network of the interrupted run", one_line(error), "Resume with the same one.") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The record in a checkpoint; an error if it is not what was written, or holds more than data."""
+    if sha256_of(file) != file.stem.partition("-")[2]:
+        raise ValueError("other content than was written")
+    record = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(record, dict) or not isinstance(record["config"], dict):
+        raise ValueError("no record of a run")
+    return record

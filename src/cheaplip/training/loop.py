@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..errors import DivergenceError, InputError
+from ..models.weights import require_savable, save_weights
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
 from ..provenance import provenance
 from ..regularization.term import PenaltyTerm, RunningValue
 from ..robustness.accuracy import accuracy
-from ..run_folder import METRICS, SCHEMA, WEIGHTS, write_atomic, write_metrics
+from ..run_folder import METRICS, SCHEMA, WEIGHTS, claimed, write_metrics
 from . import checkpoint, paper, target
 from .batches import epoch_seed, this_process
 from .checkpoint import State
@@ -68,10 +68,12 @@ def fit(
         preset: `default` or `paper`; see `config`.
         pairs: X_Lip, instead of one made from a held-out part; needed for clip with a DataLoader.
         validation: samples (x, y) to choose the checkpoint on, instead of a held-out part.
-        out: folder for metrics.jsonl, checkpoint/ (after every epoch) and model.safetensors.
+        out: folder for metrics.jsonl, checkpoint/ (those of the last two epochs) and model.safetensors; nobody else may
+            write there until the end.
         resume: continue from the checkpoint in `out`, bit for bit on a CPU.
         progress: show a progress bar.
-        after_epoch: called with the epoch's number and the model after each epoch, on the main process.
+        after_epoch: called with the epoch's number and the model after each epoch, on the main process; on resume, for the
+            epoch of the checkpoint again.
         **options: any field of `TrainConfig`, such as method="clip", epochs=30, seed=0, and what is wished for: tolerance,
             target, lipschitz or weight. By default at most a point of accuracy, or 1 % of the loss, is given up.
 
@@ -91,7 +93,8 @@ def fit(
         raise InputError("out, the folder of the run to resume", "none", "Give it.")
     accelerator = this_process()
     device, main = accelerator.device, accelerator.is_main_process
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    ours = claimed(out) if out is not None and main else nullcontext()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), ours:
         torch.manual_seed(config.seed)
         model.to(device)
         task = make_task(data, model, config, accelerator, pairs=pairs, validation=validation)
@@ -106,7 +109,10 @@ def fit(
             optimizer = accelerator.prepare(optimizer)
         state = State(model, optimizer, lr_schedule, term)
         if out is not None:
+            require_savable(model)
             checkpoint.restore_or_refuse(out, state, config, resume=resume)
+        if resume and after_epoch is not None and main:
+            after_epoch(state.epoch, model)  # the interruption may have fallen between the checkpoint and this
         reporting = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
         with reporting if progress and main else nullcontext() as report_epoch:
             while state.epoch < config.epochs:
@@ -131,7 +137,7 @@ def fit(
             model.load_state_dict(state.best["model"])
         model.eval()
         if out is not None and main:
-            _save_weights(out / WEIGHTS, model)
+            save_weights(out / WEIGHTS, model)
             write_metrics(out / METRICS, state.history)
         lower = None if regularizer is None else regularizer.refine()
         note = target.useless_target(term, task.largest_class) or target.shortfall(term, state.history, config.epochs)
@@ -217,11 +223,6 @@ def _not_finite(row: dict[str, Any], model: nn.Module) -> str | None:
     if row["lower_bound"] is not None and not math.isfinite(row["lower_bound"]):
         return "the lower bound of Lip(f)"
     return next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None)
-
-
-def _save_weights(path: Path, model: nn.Module) -> None:
-    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    write_atomic(path, lambda temporary: safetensors.torch.save_file(weights, temporary))
 
 
 def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator, lower: float | None) -> dict[str, Any]:
