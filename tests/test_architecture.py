@@ -14,6 +14,7 @@ PACKAGE = Path(cheaplip.__file__).parent
 ROOMS = {
     "errors": "what went wrong, what was expected, what to do",
     "provenance": "with which version, hardware and settings a number was made",
+    "interrupts": "how a user ends a command",
     "progress": "what a user sees while something runs",
     "records": "how settings are given and refused",
     "norms": "the norm of a sample",
@@ -39,7 +40,7 @@ ROOMS = {
 }
 """A room imports only from the rooms above it."""
 
-WITHOUT_TORCH = {"errors", "files", "progress", "run_folder", "records", "report", "cli", "__main__"}
+WITHOUT_TORCH = {"errors", "files", "interrupts", "progress", "run_folder", "records", "report", "cli", "__main__"}
 WITHOUT_TORCH |= {"models.config", "training.config", "regularization.options", "runs.config"}
 """These rooms and modules do not import torch, nor anything that does, when they are imported."""
 

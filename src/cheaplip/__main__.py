@@ -1,5 +1,28 @@
-"""`python -m cheaplip`."""
+"""`python -m cheaplip`, and the command `cheaplip`: signals and streams first, for the rest takes its time to load."""
 
-from .cli import main
+import os
+import sys
 
-main()
+from .interrupts import Interrupted, end_on_signals, raise_on_signals
+
+
+def main() -> None:
+    """Run the command line in a process of its own."""
+    try:
+        raise_on_signals()
+        for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+            if getattr(sys, name) is None:  # closed: the next file to be opened would take its place
+                setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        from .cli import main
+
+        main()
+    except Interrupted as interrupted:
+        sys.exit(interrupted.code)
+    finally:
+        end_on_signals()
+
+
+if __name__ == "__main__":
+    main()

@@ -4,17 +4,23 @@ Options that are fields of a record take their help from the field's description
 """
 
 import json
+import os
 import shlex
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
-from .errors import CheaplipError, InputError, require_known
+from .errors import CheaplipError, InputError, printable, require_known
+from .files import LARGEST_TEXT, read_bytes
+from .interrupts import Interrupted
 from .models.config import ModelConfig
+from .progress import tell
 from .run_folder import CONFIG, find_runs
 from .runs.config import EvaluationConfig, RunConfig
 from .training.config import TrainConfig
@@ -51,16 +57,30 @@ def _widths(text: str) -> tuple[int, ...]:
 
 
 def main() -> None:
-    """The entry point: our errors become one message and an exit code, never a traceback."""
-    warnings.formatwarning = lambda message, *_: f"cheaplip: {message}\n"
+    """Run a command: our errors become one message and an exit code, never a traceback."""
+    warnings.formatwarning = lambda message, *_: f"cheaplip: {printable(str(message))}\n"
     try:
         app(prog_name="cheaplip")
     except CheaplipError as error:
-        print(f"cheaplip: {error}", file=sys.stderr)
+        tell(f"cheaplip: {error}")
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:  # such as a full disk
-        print(f"cheaplip: {error}", file=sys.stderr)
+        tell(f"cheaplip: {error}")
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # if it was this one, it is not flushed again at the end
         sys.exit(1)
+
+
+@contextmanager
+def _continued_by(do: str | Callable[[], str]) -> Iterator[None]:
+    """What an interruption inside tells, and ends with."""
+    try:
+        yield
+    except (KeyboardInterrupt, Interrupted) as interrupted:
+        tell(f"Interrupted. {do if isinstance(do, str) else do()}")
+        raise typer.Exit(getattr(interrupted, "code", 130)) from None
+
+
+AGAIN = "Nothing is changed; the same command starts again."
 
 
 def _print_version(asked: bool) -> None:
@@ -88,7 +108,8 @@ def demo(
     from .experiments.demo import run_demo
     from .report import print_summary, write_report
 
-    runs = run_demo(out, progress=True)
+    with _continued_by("Choose another --out to start again, or remove that one."):
+        runs = run_demo(out, progress=True)
     page = write_report(runs, out)
     print_summary(runs)
     typer.echo(f"\nReport: {page.resolve()}")
@@ -136,15 +157,14 @@ def train(
     from .runs.configure import configure_run, resumed_config
     from .runs.execute import execute_run
 
-    settings = resumed_config(out, options) if resume else configure_run(options)
-    try:
+    def again() -> str:
+        command = f"cheaplip train --resume --out {shlex.quote(str(out))}"
+        command += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+        return f"Continue with: {command}" if (out / CONFIG).exists() else AGAIN
+
+    with _continued_by(again):
+        settings = resumed_config(out, options) if resume else configure_run(options)
         result = execute_run(settings, out, data_dir=data_dir, resume=resume, progress=True)
-    except KeyboardInterrupt:
-        if (out / CONFIG).exists():
-            again = f"cheaplip train --resume --out {shlex.quote(str(out))}"
-            again += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
-            typer.echo(f"Interrupted. Continue with: {again}", err=True)
-        raise typer.Exit(130) from None
     typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
 
 
@@ -163,7 +183,8 @@ def evaluate(
     given = {name: value for name, value in locals().items() if name not in ("run", "data_dir")}
     from .runs.execute import evaluate_run
 
-    result = evaluate_run(run, _settings(given), data_dir=data_dir, progress=True)
+    with _continued_by(AGAIN):
+        result = evaluate_run(run, _settings(given), data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
 
 
@@ -182,7 +203,8 @@ def bound(
     """
     from .runs.execute import bound_run
 
-    result = bound_run(run, eps=eps, budget=budget, data_dir=data_dir, progress=True)
+    with _continued_by(AGAIN):
+        result = bound_run(run, eps=eps, budget=budget, data_dir=data_dir, progress=True)
     typer.echo(json.dumps({key: result[key] for key in ("lipschitz", "certified") if key in result}, indent=2))
 
 
@@ -225,7 +247,7 @@ def reproduce(
     from .report import print_summary
 
     settings = _settings({"epochs": epochs}, config)
-    try:
+    with _continued_by("The same command continues."):
         failures = reproduce_tables(
             experiment,
             out,
@@ -237,12 +259,9 @@ def reproduce(
             data_dir=data_dir,
             progress=True,
         )
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command continues.", err=True)
-        raise typer.Exit(130) from None
-    print_summary(find_runs([out]))
     for failure in failures:
-        typer.echo(f"{failure.name} failed: {failure.reason}", err=True)
+        tell(f"{failure.name} failed: {failure.reason}")
+    print_summary(find_runs([out]))
     typer.echo(f"\nTables and pages: {out.resolve()}")
     if failures:
         raise typer.Exit(1)
@@ -254,7 +273,7 @@ def _settings(given: dict[str, Any], config: Path | None = None) -> dict[str, An
     if config is None:
         return options
     try:
-        content = json.loads(config.read_text(encoding="utf-8"))
+        content = json.loads(read_bytes(config, LARGEST_TEXT))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"a JSON file of settings, {config}", error, 'Write it like {"epochs": 30, "lr": 0.1}.') from None
     if not isinstance(content, dict):
@@ -275,14 +294,11 @@ def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, ba
     from .experiments.section_3 import reproduce_analysis
 
     run = reproduce_regression if experiment == "regression" else reproduce_analysis
-    try:
+    with _continued_by("The same command continues."):
         text, failures = run(out, seeds=seeds, workers=workers, backend=backend, progress=True)
-    except KeyboardInterrupt:
-        typer.echo("Interrupted. The same command continues.", err=True)
-        raise typer.Exit(130) from None
     typer.echo(text)
     for failure in failures:
-        typer.echo(f"{failure.name} failed: {failure.reason}", err=True)
+        tell(f"{failure.name} failed: {failure.reason}")
     typer.echo(f"Tables and figures: {out.resolve()}")
     if failures:
         raise typer.Exit(1)
@@ -302,7 +318,9 @@ def data_fetch(name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.
     """Download a data set, verified by checksum."""
     from .data.idx import fetch
 
-    typer.echo(f"{name}: {fetch(name, data_dir)}")
+    with _continued_by(AGAIN):
+        folder = fetch(name, data_dir)
+    typer.echo(f"{name}: {folder}")
 
 
 @data_app.command("verify")

@@ -72,6 +72,11 @@ def one_line(error: BaseException) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    """The text with its control characters written out: none of a file's may reach a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def require_known(kind: str, name: str, known: Iterable[str]) -> None:
     """Raise `InputError` naming the nearest known spelling unless `name` is one of `known`."""
     names = sorted(known)

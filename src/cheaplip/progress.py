@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
+
+from .errors import printable
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -16,7 +18,7 @@ def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
     if not sys.stderr.isatty():
 
         def plain(row: Mapping[str, Any]) -> None:
-            _line(f"{title}: epoch {row['epoch']}/{total}: {describe(row)}")
+            tell(f"{title}: epoch {row['epoch']}/{total}: {describe(row)}")
 
         yield plain
         return
@@ -38,7 +40,7 @@ def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
         def plain(done: int) -> None:
             nonlocal last
             if done != last:
-                _line(f"{title}: {done}/{total}")
+                tell(f"{title}: {done}/{total}")
             last = done
 
         yield plain
@@ -56,7 +58,7 @@ def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 def activity_shown(title: str) -> Iterator[None]:
     """For what has no steps to count: a spinner on a terminal, one plain line elsewhere; on standard error."""
     if not sys.stderr.isatty():
-        _line(title)
+        tell(title)
         yield
         return
     from rich.console import Console
@@ -65,9 +67,13 @@ def activity_shown(title: str) -> Iterator[None]:
         yield
 
 
-def _line(text: str) -> None:
-    """In one write: `print` writes the end of the line by itself, and an interrupt between the two runs lines together."""
-    sys.stderr.write(text + "\n")
+def tell(text: str) -> None:
+    """A line on standard error, if anybody listens.
+
+    In one write: `print` writes the end of the line by itself, and an interrupt between the two runs lines together.
+    """
+    with suppress(OSError, ValueError):  # a pipe whose reader has gone, a full disk: no reason to end a training
+        sys.stderr.write(printable(text) + "\n")
 
 
 def describe(row: Mapping[str, Any]) -> str:

@@ -70,13 +70,12 @@ def save(out: Path, state: State, config: TrainConfig) -> None:
     record = {"config": config.model_dump(), **state.state_dict()}
     folder = out / CHECKPOINTS
     folder.mkdir(exist_ok=True)
+    before = [old for old in checkpoints(out) if _epoch(old) < state.epoch]
+    for old in set(checkpoints(out)) - set(before[:1]):
+        old.unlink()
     with draft(folder) as file:
         torch.save(record, cast(Any, file))
-        name = f"{state.epoch:06}-{file.sha256}.pt"
-        file.publish(folder / name)
-    before = [old for old in checkpoints(out) if _epoch(old) < state.epoch]
-    for old in set(checkpoints(out)) - {folder / name, *before[:1]}:
-        old.unlink()
+        file.publish(folder / f"{state.epoch:06}-{file.sha256}.pt")
     write_metrics(out / METRICS, state.history)
 
 
