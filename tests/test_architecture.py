@@ -17,6 +17,7 @@ ROOMS = {
     "interrupts": "how a user ends a command",
     "progress": "what a user sees while something runs",
     "records": "how settings are given and refused",
+    "arguments": "what a caller may give",
     "norms": "the norm of a sample",
     "domains": "on which inputs a statement holds",
     "inference": "how a model is called",

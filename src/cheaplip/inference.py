@@ -90,7 +90,7 @@ def forward_checked(model: Model, x: Tensor) -> Tensor:
 
 def check_classifier(model: Model, x: Tensor, y: Tensor) -> int:
     """The number of classes; `InputError` unless x is finite and the labels y fit it and the model's outputs."""
-    if y.dtype != torch.int64 or y.dim() != 1 or len(x) != len(y) or len(y) == 0:
+    if y.dtype != torch.int64 or y.dim() != 1 or x.dim() == 0 or len(x) != len(y) or len(y) == 0:
         got = f"x {tuple(x.shape)}, y {tuple(y.shape)} of {y.dtype}"
         raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, "Give one class number a sample.")
     if not all_finite(x):

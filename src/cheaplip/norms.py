@@ -56,7 +56,13 @@ def sample_unit(x: Tensor) -> Tensor:
 
 
 def all_finite(x: Tensor) -> bool:
-    """Whether x has no nan and no inf: one pass without a mask as large as a data set. True for no entries."""
+    """Whether x has no nan and no inf: one pass without a mask as large as a data set. True for no entries.
+
+    Raises:
+        InputError: x is complex or sparse.
+    """
+    if x.is_complex() or x.layout != torch.strided:
+        raise InputError("a dense tensor of real numbers", f"one of {x.dtype}, {x.layout}", "Convert it.")
     return x.numel() == 0 or bool(torch.stack(x.aminmax()).isfinite().all())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -23,9 +24,16 @@ def validated(kind: type[AnyRecord], values: Mapping[str, Any]) -> AnyRecord:
     for name in values:
         require_known("a setting", name, kind.model_fields)
     try:
-        return kind(**values)
+        return kind(**{name: plain_number(value) for name, value in values.items()})
     except ValidationError as error:
         raise refusal(error) from None
+
+
+def plain_number(value: Any) -> Any:
+    """A number of numpy's as Python's; anything else as it is."""
+    if type(value) in (int, float, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
 
 
 def refusal(error: ValidationError) -> InputError:
@@ -34,4 +42,6 @@ def refusal(error: ValidationError) -> InputError:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # from a validator of ours
         return cause
-    return InputError(f"a valid {'.'.join(map(str, first['loc']))}", repr(first["input"]), f"{first['msg']}.")
+    got = repr(first["input"])
+    got = got if len(got) <= 200 else f"{got[:197]}..."
+    return InputError(f"a valid {'.'.join(map(str, first['loc']))}", got, f"{first['msg']}.")

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -101,6 +102,19 @@ def test_a_wrong_sample_counts_as_fooled_even_where_the_attack_leads_away_from_i
     assert report.curve[0]["strong_accuracy"] == 0
 
 
+@pytest.mark.parametrize("block", [torch.Tensor.detach, torch.round])
+def test_a_model_that_passes_no_gradient_is_not_robust(block):
+    net, (x, y) = classifier(), samples(50)
+    with pytest.raises(InputError, match="whose outputs pass a gradient"):
+        evaluate_robustness(lambda x: net(block(4 * x)), x, y, **QUICK)
+
+
+def test_numpy_arrays_are_tensors_and_lists_are_tuples():
+    net, (x, y) = classifier(), samples(50)
+    plain = evaluate_robustness(net, x, y, **QUICK)
+    assert evaluate_robustness(net, x.numpy(), y.numpy(), **QUICK | {"noise": np.float64(0.3)}) == plain
+
+
 def test_more_restarts_fool_no_fewer_samples():
     x, y = samples(200)
     one, five = (evaluate_robustness(classifier(), x, y, restarts=r, **QUICK).strong_accuracy for r in (1, 5))
@@ -183,17 +197,22 @@ def test_refuses_data_that_do_not_fit(x, y, match):
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"eps": 0}, "eps > 0"),
-        ({"eps": -1}, "eps > 0"),
-        ({"eps": math.inf}, "finite eps"),
-        ({"noise": math.nan}, "noise > 0"),
-        ({"step": 0.0}, "step > 0"),
-        ({"curve": [0.1, 0.0]}, "curve point 0.0 > 0"),
-        ({"iterations": 0}, "iterations >= 1"),
-        ({"restarts": 0}, "restarts >= 1"),
-        ({"attack_samples": 0}, "samples >= 1"),
-        ({"curve_samples": 0}, "curve samples >= 1"),
+        ({"eps": 0}, "eps in"),
+        ({"eps": -1}, "eps in"),
+        ({"eps": math.inf}, r"eps in"),
+        ({"noise": math.nan}, "noise in"),
+        ({"step": 0.0}, "step in"),
+        ({"curve": [0.1, 0.0]}, "curve point 0.0 in"),
+        ({"iterations": 0}, "iterations in"),
+        ({"restarts": 0}, "restarts in"),
+        ({"attack_samples": 0}, "samples in"),
+        ({"curve_samples": 0}, "curve samples in"),
         ({"domain": (1.0, 0.0)}, "holds all inputs"),
+        ({"eps": 1e20}, "eps in"),  # its square is infinite: every sample would stand
+        ({"eps": "2"}, "eps to be float; got '2'"),
+        ({"restarts": 2**40}, "restarts in"),
+        ({"seed": 10**30}, "seed in"),
+        ({"eps": 1e-9}, "steps of the attack that change the inputs"),
     ],
 )
 def test_refuses_settings_that_mean_nothing(options, match):

@@ -12,7 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..errors import InputError, require_known
+from ..arguments import checked
+from ..errors import InputError, one_line, require_in, require_known
 from ..files import read_npz
 from . import idx
 
@@ -54,6 +55,7 @@ class Entry:
     where: str | None  # the source that `load` would use; None: it would be downloaded
 
 
+@checked
 def load(name: str, data_dir: Path | None = None) -> Dataset:
     """Load `digits`, `mnist`, `fashion-mnist`, or the user's own file if `name` ends in `.npz`.
 
@@ -69,6 +71,7 @@ def load(name: str, data_dir: Path | None = None) -> Dataset:
     return _load_digits() if name == "digits" else _load_published(name, data_dir)
 
 
+@checked
 def from_arrays(
     x: ArrayLike | Tensor,
     y: ArrayLike | Tensor,
@@ -100,11 +103,14 @@ def from_arrays(
         train, held_out = _split(train_y, test_fraction, seed)
         train_x, train_y, test_x, test_y = train_x[train], train_y[train], train_x[held_out], train_y[held_out]
     else:
-        test_x, test_y = _samples(*test, "_test")
+        test_x, test_y = _samples(*_pair(test), "_test")
     for label, a, b in (("X", train_x, test_x), ("y", train_y, test_y)):
         if (a.shape[1:], a.dtype) != (b.shape[1:], b.dtype):
             expected = f"{label}_test like {label}, {a.dtype} with samples of shape {a.shape[1:]}"
             raise InputError(expected, f"{b.dtype} and {b.shape[1:]}", "Prepare both parts in the same way.")
+    if test is not None and train_y.dtype == np.int64 and not np.isin(test_y, train_y).all():
+        strange = sorted(set(test_y.tolist()) - set(train_y.tolist()))
+        raise InputError("in y_test labels that y has", strange[:5], "Give samples of every class to train on.")
     labels = np.unique(np.concatenate([train_y, test_y]))
     if train_y.dtype == np.int64 and (len(labels) < 2 or not np.array_equal(labels, np.arange(len(labels)))):
         do = "Renumber them: y = numpy.unique(y, return_inverse=True)[1]; or give floating y for regression."
@@ -119,6 +125,7 @@ def from_arrays(
     )
 
 
+@checked
 def catalogue(data_dir: Path | None = None) -> list[Entry]:
     """Every data set with a name, what it is and where `load` would find it."""
     entries = [Entry("digits", "handwritten digits, 1,297 + 500 images of 8 x 8, 10 classes", "inside scikit-learn")]
@@ -128,6 +135,7 @@ def catalogue(data_dir: Path | None = None) -> list[Entry]:
     return entries
 
 
+@checked
 def verify(name: str, data_dir: Path | None = None) -> list[idx.FileCheck]:
     """Hold everything that `load` would read against its known sha256.
 
@@ -202,6 +210,14 @@ def _samples(x: Any, y: Any, suffix: str) -> tuple[NDArray[np.float32], NDArray[
     return inputs[:, None] if inputs.ndim == 1 else inputs, outputs
 
 
+def _pair(test: Any) -> tuple[Any, Any]:
+    try:
+        x, y = test
+    except (TypeError, ValueError) as error:
+        raise InputError("test to be a pair (x, y)", one_line(error), "Give the inputs and their outputs.") from None
+    return x, y
+
+
 def _numbers(value: Any, label: str) -> NDArray[Any]:
     """Floating numbers become finite float32; integers stay what they are."""
     do = "Give an array of numbers, the samples along its first axis."
@@ -210,8 +226,10 @@ def _numbers(value: Any, label: str) -> NDArray[Any]:
             value = value.detach().cpu()
             value = (value.float() if value.is_floating_point() else value).numpy()  # numpy knows no bfloat16
         array = np.asarray(value)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"{label} to be an array", error, do) from None
+    except (TypeError, ValueError, RuntimeError) as error:  # a ragged list, a sparse tensor
+        raise InputError(f"{label} to be an array", one_line(error), do) from None
+    if isinstance(value, np.ma.MaskedArray):
+        raise InputError(f"{label} without a mask", "a masked array", "Fill or leave out the masked samples.")
     if array.dtype.kind not in "biuf" or array.ndim == 0 or array.size == 0:
         raise InputError(f"{label} to hold real numbers", f"{array.dtype} of shape {array.shape}", do)
     if array.dtype.kind == "f":
@@ -239,6 +257,7 @@ def _split(y: NDArray[Any], fraction: float, seed: int) -> tuple[NDArray[np.bool
     """Masks of the training and the test samples: evenly spaced picks from a random order, sorted by class."""
     if not 0 < fraction < 1:
         raise InputError("test_fraction between 0 and 1", fraction, "Give the share of samples to test on, say 0.2.")
+    require_in("seed", seed, "[0, 4294967295]")
     n = len(y)
     count = min(max(round(fraction * n), 1), n - 1)
     order = np.random.RandomState(seed).permutation(n)  # numpy promises that this stream never changes

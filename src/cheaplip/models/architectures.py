@@ -10,7 +10,11 @@ from itertools import pairwise
 import torch
 from torch import nn
 
+from ..arguments import checked
 from ..errors import InputError, require_known
+
+LARGEST = 2**28
+"""Width: with it, one layer hardly fits into a memory."""
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -22,6 +26,7 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+@checked
 def mlp(
     input_shape: Sequence[int],
     outputs: int,
@@ -44,8 +49,8 @@ def mlp(
         InputError: an unknown activation, a width < 1.
     """
     widths = [math.prod(input_shape), *hidden, outputs]
-    if min(widths) < 1:
-        raise InputError("widths >= 1", widths, "Give positive layer widths.")
+    if min(widths) < 1 or max(widths) > LARGEST:
+        raise InputError(f"widths >= 1 and <= {LARGEST}", widths, "Give positive layer widths that fit the memory.")
     layers: list[nn.Module] = [nn.Flatten()]
     for i, (fan_in, fan_out) in enumerate(pairwise(widths), start=1):
         last = i == len(widths) - 1
@@ -54,6 +59,7 @@ def mlp(
     return nn.Sequential(*layers)
 
 
+@checked
 def cnn(
     input_shape: Sequence[int],
     outputs: int,
@@ -79,7 +85,7 @@ def cnn(
     """
     if len(input_shape) != 3 or min(input_shape[1:]) < 4 or input_shape[0] < 1:
         raise InputError("images (channels, height, width) of at least 1x4x4", tuple(input_shape), "Use the mlp instead.")
-    if len(hidden) != 3 or min(*hidden, outputs) < 1:
+    if len(hidden) != 3 or min(*hidden, outputs) < 1 or max(*hidden, outputs) > LARGEST:
         do = "Give two numbers of channels, one dense width and the outputs."
         raise InputError("three widths and a number of outputs >= 1", f"{tuple(hidden)} and {outputs}", do)
     channels, height, width = input_shape

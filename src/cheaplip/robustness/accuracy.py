@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
 
+from ..arguments import checked
 from ..domains import Box, projected
-from ..errors import InputError
+from ..errors import InputError, require_in
 from ..inference import Model, check_classifier, evaluating, forward
-from .attacks import classified, gaussian_noise, normalized_pgd, random_start, signed_pgd
+from .attacks import classified, gaussian_noise, normalized_pgd, random_start, require_gradient, signed_pgd
 
 CHUNK = 500
 """Samples in one forward pass; fixed, so that a seed gives the same noise and the same starts everywhere."""
+
+
+LARGEST_RADIUS = 1e17
+"""Of attacks and noise: the square of a longer step overflows in single precision, and the attack would stand still."""
+LARGEST_COUNT = 1_000_000
+"""Of steps, starts and samples that are attacked: no evaluation of more comes to an end."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,7 @@ def accuracy(model: Model, x: Tensor, y: Tensor) -> float:
     return int(_right(model, x, y).sum()) / len(y)
 
 
+@checked
 def evaluate_robustness(
     model: Model,
     x: Tensor,
@@ -72,29 +80,37 @@ def evaluate_robustness(
         seed: of noise and random starts.
 
     Raises:
-        InputError: inputs, labels and model that do not fit, inputs outside the domain, a radius <= 0, counts < 1.
+        InputError: inputs, labels and model that do not fit, inputs outside the domain, a radius <= 0 or too large
+            for the numbers' type, a step that rounding swallows, counts < 1, outputs through which no gradient passes.
     """
-    step = eps / 8 if step is None else step
     for name, value in {"eps": eps, "noise": noise, "step": step, **{f"curve point {e}": e for e in curve}}.items():
-        if not 0 < value < math.inf:
-            raise InputError(f"a finite {name} > 0", value, "Give a positive number in units of the inputs.")
+        if value is not None:
+            require_in(name, value, f"(0, {LARGEST_RADIUS})", "Give a positive number in units of the inputs.")
+    step = eps / 8 if step is None else step
     counts = {"iterations": iterations, "restarts": restarts, "samples": attack_samples, "curve samples": curve_samples}
     for name, count in counts.items():
-        if count < 1:
-            raise InputError(f"{name} >= 1", count, "Give a positive number.")
+        require_in(name, count, f"[1, {LARGEST_COUNT}]")
+    require_in("seed", seed, f"[{-(2**63)}, {2**63 - 1}]")
     check_classifier(model, x, y)
     if domain is not None and not (domain[0] <= x.amin() and x.amax() <= domain[1]):
         got = f"{domain} and inputs from {float(x.amin()):g} to {float(x.amax()):g}"
         raise InputError("a domain (low, high) that holds all inputs", got, "Give the inputs' box, or None for no box.")
+    largest = float(x.abs().amax())
+    if step < torch.finfo(x.dtype if x.is_floating_point() else torch.float32).eps * largest:
+        do = "Scale the inputs and eps, or shift the inputs towards 0."
+        raise InputError("steps of the attack that change the inputs", f"{step:g} on inputs up to {largest:g}", do)
     generator = torch.Generator().manual_seed(seed)
     attacked, curved = slice(0, attack_samples), slice(0, curve_samples)
     with evaluating(model):
+        require_gradient(model, x[attacked][:CHUNK], y[attacked][:CHUNK])
         noisy, clamped = _noise_accuracies(model, x, y, noise, generator, domain)
         pgd = _signed_accuracy(model, x[attacked], y[attacked], eps, step, iterations, None)
         pgd_clamped = pgd
         if domain is not None:
             pgd_clamped = _signed_accuracy(model, x[attacked], y[attacked], eps, step, iterations, domain)
-        strong = _standing(model, x[attacked], y[attacked], [eps] * restarts, iterations, domain, generator, step)[-1]
+        strong = _standing(
+            model, x[attacked], y[attacked], itertools.repeat(eps, restarts), iterations, domain, generator, step
+        )[-1]
         radii = sorted(curve)
         along = _standing(model, x[curved], y[curved], radii, iterations, domain, generator)
         test = accuracy(model, x, y)
@@ -130,7 +146,7 @@ def _standing(
     model: Model,
     x: Tensor,
     y: Tensor,
-    radii: Sequence[float],
+    radii: Iterable[float],
     iterations: int,
     domain: Box | None,
     generator: Generator,

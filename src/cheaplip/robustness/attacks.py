@@ -8,6 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from ..domains import Box, projected
+from ..errors import InputError
 from ..inference import Model
 from ..norms import per_sample, sample_norm, sample_unit
 
@@ -102,6 +103,29 @@ def random_start(x: Tensor, eps: float, generator: Generator) -> Tensor:
     dimension = x[0].numel()
     radius = eps * torch.rand(len(x), generator=generator).to(x) ** (1 / dimension)
     return x + per_sample(radius, x) * sample_unit(direction)
+
+
+def require_gradient(model: Model, x: Tensor, y: Tensor) -> None:
+    """Raise `InputError` if outputs that depend on x pass no gradient: every sample that is right would count as robust.
+
+    A network that is constant round every sample is robust, and has none either.
+    """
+    with torch.no_grad():
+        right = classified(model(x), y)
+    x, y = x[right], y[right]
+    if len(y) == 0:
+        return
+    try:
+        gradient, _ = _ascent(model, x, y, log_odds)
+    except RuntimeError as error:
+        if "does not require grad" not in str(error) and "not have been used in the graph" not in str(error):
+            raise
+        gradient = torch.zeros_like(x)
+    with torch.no_grad():
+        if gradient.any() or torch.equal(model(x), model(x + 1e-3 * (1 + x.abs()))):
+            return
+    do = "Attacks follow the gradient: leave out detach(), round() and such, or attack a smooth stand-in."
+    raise InputError("a model whose outputs pass a gradient to the inputs", "none, or not a finite one", do)
 
 
 def classified(logits: Tensor, y: Tensor) -> Tensor:

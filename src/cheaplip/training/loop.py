@@ -15,7 +15,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from ..errors import DivergenceError, InputError
+from ..arguments import checked
+from ..errors import DivergenceError, InputError, require_in
 from ..models.weights import require_savable, save_weights
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
@@ -27,7 +28,8 @@ from . import checkpoint, paper, target
 from .batches import epoch_seed, this_process
 from .checkpoint import State
 from .config import TrainConfig
-from .methods import METHODS, make_optimizer, make_weight_scheduler
+from .methods import METHODS, make_weight_scheduler
+from .optimizer import make_optimizer
 from .presets import configure
 from .schedule import make_lr_schedule, update_period
 from .task import Data, Task, make_task
@@ -43,6 +45,7 @@ class TrainResult:
     pairs: PairSet | None  # X_Lip as the ascent left it, for the method clip
 
 
+@checked
 def fit(
     model: nn.Module,
     data: Data,
@@ -61,10 +64,10 @@ def fit(
     Args:
         model: any `nn.Module` from `(n, *input)` to logits `(n, classes)`, or to `(n, *output)` for regression;
             trained in place, left in evaluation mode.
-        data: a `Dataset`, tensors (x, y), or a DataLoader of (x, y). Integer y of shape (n,) are classes (cross-entropy,
-            the target is an accuracy), floating y are real values (mean squared error, the target is a loss). Tensors
-            are split into a part to fit, one for X_Lip and one for validation, kept on the device and batched by index.
-            Of a DataLoader, the first batch shows which of the two it is.
+        data: a `Dataset`, tensors or arrays (x, y), or a DataLoader of (x, y). Integer y of shape (n,) are classes
+            (cross-entropy, the target is an accuracy), floating y are real values (mean squared error, the target is a
+            loss). Tensors are split into a part to fit, one for X_Lip and one for validation, kept on the device and
+            batched by index. Of a DataLoader, the first batch shows which of the two it is.
         preset: `default` or `paper`; see `config`.
         pairs: X_Lip, instead of one made from a held-out part; needed for clip with a DataLoader.
         validation: samples (x, y) to choose the checkpoint on, instead of a held-out part.
@@ -89,6 +92,7 @@ def fit(
     Source: Algorithm 2 and equation (2) of the CLIP paper (arXiv:2103.12531); equation (6) for the method weight.
     """
     config = configure(preset, **options)
+    require_in("epochs", config.epochs, "[1, 1000000]")
     if resume and out is None:
         raise InputError("out, the folder of the run to resume", "none", "Give it.")
     accelerator = this_process()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import torch
 from torch import nn
 
 from ..data.neighbours import attainable_value
-from ..errors import InputError, require_known
+from ..errors import InputError
 from ..pairs.sets import PairSet, perturbed_pairs
 from ..regularization.certificate import with_certificate
 from ..regularization.discrepancy import DiscrepancyPrinciple
@@ -64,20 +63,6 @@ FEW = 50
 """Fewer samples have no neighbours worth asking."""
 INITIAL = {"local": 0.3, "weight": 0.01}
 """Where the weight starts, unless as usual; that of the local penalty ends near 1, that of the weight norm far below."""
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimizer; `InputError` for an unknown one or options it does not take."""
-    kinds = [name for name, kind in vars(torch.optim).items() if isinstance(kind, type) and name != "Optimizer"]
-    require_known("optimizer", config.optimizer, kinds)
-    try:
-        optimizer: torch.optim.Optimizer = getattr(torch.optim, config.optimizer)(
-            model.parameters(), lr=config.lr, **config.optimizer_options
-        )
-    except (TypeError, ValueError) as error:
-        do = "Set optimizer_options to what the optimizer takes."
-        raise InputError(f"options of torch.optim.{config.optimizer}", error, do) from None
-    return optimizer
 
 
 def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:

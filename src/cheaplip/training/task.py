@@ -145,8 +145,8 @@ def _fits(model: nn.Module, x: Tensor, y: Tensor) -> bool:
     if not y.is_floating_point():
         check_classifier(model, x, y)
         return True
-    if len(x) != len(y) or not (all_finite(x) and all_finite(y)):
-        got = f"{len(x)} inputs and {len(y)} values, or nan or inf among them"
+    if x.dim() == 0 or y.dim() == 0 or len(x) != len(y) or not (all_finite(x) and all_finite(y)):
+        got = f"x {tuple(x.shape)} and y {tuple(y.shape)}, or nan or inf among them"
         raise InputError("as many finite inputs as finite values", got, "Correct the data.")
     with torch.no_grad():
         outputs = forward_checked(model, x[:1])
