@@ -326,10 +326,14 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(call, tmp_path, monkeypatch):
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1] == "Interrupted. Continue with: cheaplip train --resume --out 'my run'"
+    assert err.splitlines()[-1] == "Interrupted. Continue with: cheaplip train --resume --out 'my run' --model nets:network"
     assert "Traceback" not in err
     (tmp_path / "wait").unlink()
-    code, out, err = call("train", "--out", "my run", "--resume")
+    code, _, err = call("train", "--out", "my run", "--resume")
+    assert code == 2
+    assert "got nets:network, which is code" in err
+    assert "nets" not in sys.modules
+    code, out, err = call("train", "--out", "my run", "--resume", "--trust-model")
     sys.modules.pop("nets", None)
     assert code == 0
     first = err.splitlines()[0]

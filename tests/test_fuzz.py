@@ -119,8 +119,8 @@ VALUES = [
     "\x1b[31m", "../run", "/dev/null", "/dev/zero", "fifo", "run", "file", "no.json", "deep.json", "good.npz", "huge.npz",
     "digits", "clip", "standard", "Adam", "LBFGS", "mlp", "cnn", "os:abort", "a:b:c", ":", "relu", "x" * 300, "[[", "--help",
 ]  # fmt: skip
-TRAINING = """data method tolerance target lipschitz weight epochs seed preset lr batch-size optimizer schedule keep active power
-certify margin config model hidden activation eps attack-samples data-dir out"""
+TRAINING = """data method tolerance target lipschitz weight epochs seed preset lr batch-size optimizer schedule keep active
+power certify margin config model hidden activation eps attack-samples data-dir out"""
 OPTIONS = {
     "train": TRAINING.split(),
     "evaluate": ["eps", "noise", "iterations", "restarts", "attack-samples", "curve-samples", "data-dir"],

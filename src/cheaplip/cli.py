@@ -3,8 +3,8 @@
 Options that are fields of a record take their help from the field's description.
 """
 
+import io
 import json
-import os
 import shlex
 import sys
 import warnings
@@ -32,6 +32,11 @@ app.add_typer(data_app, name="data")
 DataDir = Annotated[
     Path | None,
     typer.Option(help="Folder with mnist/ and fashion-mnist/ (four IDX files each).", envvar="CHEAPLIP_DATA"),
+]
+
+
+TrustModel = Annotated[
+    bool, typer.Option("--trust-model", help="Import and run the network that the run folder names, if it is code.")
 ]
 
 
@@ -66,7 +71,7 @@ def main() -> None:
         sys.exit(2 if isinstance(error, InputError) else 1)
     except OSError as error:  # such as a full disk
         tell(f"cheaplip: {error}")
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # if it was this one, it is not flushed again at the end
+        sys.stdout = io.StringIO()  # if it was the output that is full, it is not flushed again at the end
         sys.exit(1)
 
 
@@ -80,6 +85,8 @@ def _continued_by(do: str | Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(getattr(interrupted, "code", 130)) from None
 
 
+NO_SETTINGS = {"out", "run", "config", "data_dir", "resume", "trust_model"}
+"""Options that say where and how, not what."""
 AGAIN = "Nothing is changed; the same command starts again."
 
 
@@ -150,20 +157,25 @@ def train(
     attack_samples: Annotated[int | None, _field(EvaluationConfig, "attack_samples")] = None,
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
+    trust_model: TrustModel = False,
 ) -> None:
     """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
-    given = {name: value for name, value in locals().items() if name not in ("out", "config", "data_dir", "resume")}
+    given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     options = _settings(given, config)
+    from .models.spec import require_trusted
     from .runs.configure import configure_run, resumed_config
     from .runs.execute import execute_run
 
     def again() -> str:
         command = f"cheaplip train --resume --out {shlex.quote(str(out))}"
         command += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
+        command += f" --model {shlex.quote(model)}" if model and ":" in model else " --trust-model" if trust_model else ""
         return f"Continue with: {command}" if (out / CONFIG).exists() else AGAIN
 
     with _continued_by(again):
         settings = resumed_config(out, options) if resume else configure_run(options)
+        if resume and model is None:
+            require_trusted(settings.model, out, trust_model)
         result = execute_run(settings, out, data_dir=data_dir, resume=resume, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
 
@@ -178,13 +190,14 @@ def evaluate(
     attack_samples: Annotated[int | None, _field(EvaluationConfig, "attack_samples")] = None,
     curve_samples: Annotated[int | None, _field(EvaluationConfig, "curve_samples")] = None,
     data_dir: DataDir = None,
+    trust_model: TrustModel = False,
 ) -> None:
     """Measure a finished run again: clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket."""
-    given = {name: value for name, value in locals().items() if name not in ("run", "data_dir")}
+    given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from .runs.execute import evaluate_run
 
     with _continued_by(AGAIN):
-        result = evaluate_run(run, _settings(given), data_dir=data_dir, progress=True)
+        result = evaluate_run(run, _settings(given), data_dir=data_dir, trust_model=trust_model, progress=True)
     typer.echo(json.dumps({key: value for key, value in result.items() if key != "provenance"}, indent=2))
 
 
@@ -196,6 +209,7 @@ def bound(
     ] = "0.3,0.5,1.0,1.58",
     budget: Annotated[float, typer.Option(help="Seconds after which the searches stop with what they have.")] = 60.0,
     data_dir: DataDir = None,
+    trust_model: TrustModel = False,
 ) -> None:
     """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples.
 
@@ -204,7 +218,7 @@ def bound(
     from .runs.execute import bound_run
 
     with _continued_by(AGAIN):
-        result = bound_run(run, eps=eps, budget=budget, data_dir=data_dir, progress=True)
+        result = bound_run(run, eps=eps, budget=budget, data_dir=data_dir, trust_model=trust_model, progress=True)
     typer.echo(json.dumps({key: result[key] for key in ("lipschitz", "certified") if key in result}, indent=2))
 
 

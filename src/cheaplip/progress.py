@@ -27,7 +27,7 @@ def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[metrics]}"), console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total, completed=done, metrics="")
+        task = bar.add_task(_unmarked(title), total=total, completed=done, metrics="")
         yield lambda row: bar.update(task, completed=row["epoch"], metrics=describe(row))
 
 
@@ -50,7 +50,7 @@ def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left:"), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(title, total=total)
+        task = bar.add_task(_unmarked(title), total=total)
         yield lambda done: bar.update(task, completed=done)
 
 
@@ -63,8 +63,30 @@ def activity_shown(title: str) -> Iterator[None]:
         return
     from rich.console import Console
 
-    with Console(stderr=True).status(title):
+    with Console(stderr=True).status(_unmarked(title)):
         yield
+
+
+@contextmanager
+def bytes_shown(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yields a function that takes how many bytes have come, and shows it on a terminal; a bar is for eyes."""
+    if not sys.stderr.isatty():
+        yield lambda done: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (BarColumn(), TaskProgressColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(_unmarked(title), total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _unmarked(title: str) -> str:
+    """The title as rich shows it: a folder may be called [red]."""
+    from rich.markup import escape
+
+    return escape(printable(title))
 
 
 def tell(text: str) -> None:

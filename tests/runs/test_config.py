@@ -10,7 +10,7 @@ from cheaplip.models.config import ModelConfig
 from cheaplip.models.spec import build_network, describe_network
 from cheaplip.runs.config import EvaluationConfig, RunConfig
 from cheaplip.runs.configure import configure_run, read_config
-from cheaplip.runs.execute import evaluate_run, execute_run
+from cheaplip.runs.execute import bound_run, evaluate_run, execute_run
 from support.networks import QUICK
 
 # ---------------------------------------------------------------- descriptions
@@ -140,7 +140,12 @@ def test_a_network_of_the_users(own):
     result = execute_run(configure_run(options | {"model": "mynets:good"}), own / "run")
     assert result["model"] == "mynets:good"
     assert result["lipschitz"]["upper"] >= result["lipschitz"]["lower"] > 0
-    assert evaluate_run(own / "run", {})["test_accuracy"] == result["test_accuracy"]
+    sys.modules.pop("mynets")
+    for measure in (lambda: evaluate_run(own / "run", {}), lambda: bound_run(own / "run")):
+        with pytest.raises(InputError, match=r"cheaplip's own; got mynets:good, which is code.*--trust-model"):
+            measure()
+    assert "mynets" not in sys.modules
+    assert evaluate_run(own / "run", {}, trust_model=True)["test_accuracy"] == result["test_accuracy"]
 
 
 BAD_MODELS = {
@@ -179,7 +184,7 @@ def test_a_fault_in_the_users_network_is_not_hidden(own):
 
 
 def test_too_large_a_network_is_refused(tmp_path):
-    with pytest.raises(InputError, match="to build a network; got RuntimeError"):
+    with pytest.raises(InputError, match="widths >= 1 and"):
         execute_run(configure_run(QUICK | {"hidden": (10**9, 10**9)}), tmp_path / "run")
 
 

@@ -12,16 +12,19 @@ import gzip
 import hashlib
 import math
 import os
-import sys
 import tempfile
+import time
 import zlib
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
+from urllib.request import urlopen
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, require_known
+from ..errors import InputError, one_line, require_known
+from ..progress import bytes_shown
 
 DEBIAN = {"fashion-mnist": Path("/usr/share/datasets/fashion-mnist")}
 """Where the Debian package `dataset-fashion-mnist` puts the four files."""
@@ -33,6 +36,10 @@ SIZES = {
     "t10k-labels-idx1-ubyte": 10_008,
 }
 """Bytes of each payload; MNIST and Fashion-MNIST agree in names and sizes."""
+
+
+PATIENCE = 1200
+"""Seconds that one file may take from one mirror."""
 
 
 @dataclass(frozen=True)
@@ -198,19 +205,30 @@ def _gzipped(path: Path) -> bool:
         return stream.read(2) == b"\x1f\x8b"  # the content tells, not the name: a transfer may unpack on the way
 
 
+def _receive(url: str, path: Path, limit: int) -> None:
+    """Write what the address sends; `OSError` beyond `limit` bytes or `PATIENCE` seconds. Redirects stay on the web."""
+    deadline, received = time.monotonic() + PATIENCE, 0
+    with urlopen(url, timeout=30) as response, path.open("wb") as file:
+        announced = response.headers.get("Content-Length", "")
+        with bytes_shown(f"{path.name}.gz", int(announced) if announced.isdecimal() else None) as show:
+            while block := response.read1(2**16):
+                received += len(block)
+                if received > limit:
+                    raise OSError(f"more than {limit} bytes")
+                if time.monotonic() > deadline:
+                    raise OSError(f"not all in {PATIENCE} seconds")
+                file.write(block)
+                show(received)
+
+
 def _download(name: str, file: str, temporary: Path, folder: Path) -> Path:
     """The first mirror's copy that is right, as `temporary` or, if it is gzipped, the same name with `.gz`."""
-    import pooch
-
-    # a progress bar is for eyes: none in a log file
-    get = pooch.HTTPDownloader(progressbar=sys.stderr.isatty(), chunk_size=2**16, timeout=30)
     failures = []
     for mirror in PUBLISHED[name].mirrors:
         try:
-            get(f"{mirror}/{file}.gz", str(temporary), None)
-        except OSError as error:  # what `requests` raises is one, too
-            status = getattr(getattr(error, "response", None), "status_code", "")  # its own text runs over lines
-            failures.append(f"{mirror}: {error.strerror or type(error).__name__} {status}".rstrip())
+            _receive(f"{mirror}/{file}.gz", temporary, SIZES[file] + 2**16)
+        except (OSError, HTTPException) as error:
+            failures.append(f"{mirror}: {one_line(error)}")
             continue
         problem = _read(name, file, temporary)[1]
         if problem is None:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import math
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -46,6 +47,13 @@ def build_network(config: ModelConfig, data: Dataset, seed: int) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise InputError(f"{config.name} to return an nn.Module", type(model).__name__, "Return the network.")
     return model
+
+
+def require_trusted(config: ModelConfig, folder: Path, trust: bool) -> None:
+    """Raise `InputError`, naming what would be run, if the network that a run folder names is code and nobody trusts it."""
+    if ":" in config.name and not trust:
+        do = "Look at that code; then say --trust-model (trust_model=True) to import and run it."
+        raise InputError(f"in {folder} a network of cheaplip's own", f"{config.name}, which is code", do)
 
 
 def describe_network(config: ModelConfig, model: nn.Module) -> str:

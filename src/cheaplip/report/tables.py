@@ -131,13 +131,18 @@ def _csv(rows: Sequence[Row | MeasuredRow], keys: Sequence[str]) -> str:
     labels = union(row.labels for row in rows)
     printed = [key for key in keys if any(key in row.published for row in rows)]
     metrics = [name for key in keys for name in (key, f"{key}_ci95")]
-    writer.writerow([*labels, "n", *metrics, *(f"{key}_paper" for key in printed)])
+    writer.writerow([*map(_no_formula, labels), "n", *metrics, *(f"{key}_paper" for key in printed)])
     for row in rows:
         estimates = [row.metrics.get(key) for key in keys]
         values = [v for e in estimates for v in ((None, None) if e is None else (e.mean, e.ci95))]
         paper = [row.published.get(key) for key in printed]
-        writer.writerow([*(row.labels.get(name) for name in labels), row.n, *values, *paper])
+        writer.writerow([*(_no_formula(row.labels.get(name)) for name in labels), row.n, *values, *paper])
     return text.getvalue()
+
+
+def _no_formula(value: object) -> object:
+    """A text that a spreadsheet does not run: those that begin like a formula get an apostrophe."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def _json(rows: Sequence[Row | MeasuredRow], runs: Sequence[Run], fields: Sequence[str], **more: object) -> Json:

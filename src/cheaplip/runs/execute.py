@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ..data.arrays import Dataset, load
 from ..errors import InputError
 from ..files import sha256_of
-from ..models.spec import build_network, describe_network
+from ..models.spec import build_network, describe_network, require_trusted
 from ..models.weights import load_weights
 from ..progress import activity_shown
 from ..run_folder import (
@@ -89,13 +89,22 @@ def _train_and_evaluate(
     return _write_result(out, data, _merge({**trained.result, **about}, measured), radii)
 
 
-def evaluate_run(folder: Path, options: Mapping[str, Any], *, data_dir: Path | None = None, progress: bool = False) -> Json:
+def evaluate_run(
+    folder: Path,
+    options: Mapping[str, Any],
+    *,
+    data_dir: Path | None = None,
+    trust_model: bool = False,
+    progress: bool = False,
+) -> Json:
     """Measure a finished run again, with some fields of its `EvaluationConfig` changed, and write its `result.json` anew.
 
     Raises:
-        InputError: a value outside its range, a folder that holds no finished run, weights that do not fit the model.
+        InputError: a value outside its range, a folder that holds no finished run, weights that do not fit the model, a
+            network that is code without `trust_model`.
     """
     config = read_config(folder)
+    require_trusted(config.model, folder, trust_model)
     protocol = config.evaluation.altered(options)
     with claimed(folder):
         result, data, model = _finished(folder, config, data_dir)
@@ -110,6 +119,7 @@ def bound_run(
     eps: Sequence[float] = (0.3, 0.5, 1.0, 1.58),
     budget: float | None = 60.0,
     data_dir: Path | None = None,
+    trust_model: bool = False,
     progress: bool = False,
 ) -> Json:
     """Bracket the network of a finished run and certify its test part.
@@ -118,12 +128,13 @@ def bound_run(
     sample, 0 where it is not classified right.
 
     Raises:
-        InputError: a folder that holds no finished run, an eps or a budget <= 0.
+        InputError: a folder that holds no finished run, an eps or a budget <= 0, a network that is code without `trust_model`.
         UnsupportedModuleError: no upper bound is known; the lower one is written all the same, and told.
     """
     if not all(0 < e < math.inf for e in eps):
         raise InputError("radii eps > 0", eps, "Give numbers in units of the inputs.")
     config = read_config(folder)
+    require_trusted(config.model, folder, trust_model)
     with claimed(folder):
         result, data, model = _finished(folder, config, data_dir)
         with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
