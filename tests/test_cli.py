@@ -406,14 +406,14 @@ def test_reproduce_a_section(call, monkeypatch):
         (["mnist", "--table", "mnist-cnn"], "a table of mnist"),
         (["mnist", "--seeds", "0"], "at least one seed; got 0"),
         (["mnist", "--jobs", "0"], "at least one job at once; got 0"),
-        (["mnist", "--backend", "slurm"], "backend to be one of dask, loky, ray"),
+        (["mnist", "--backend", "slurm"], "backend to be one of dask, local"),
         (["regresion"], "Did you mean 'regression'"),
         (["regression", "--table", "mnist-default"], "expected options that regression has; got --table. Leave it away"),
         (["analysis", "--epochs", "3"], "expected options that analysis has; got --epochs. Leave it away"),
         (["regression", "--data-dir", "data"], "got --data-dir"),
         (["analysis", "--seeds", "0"], "at least one seed; got 0"),
         (["regression", "--jobs", "0"], "at least one job at once; got 0"),
-        (["analysis", "--backend", "slurm"], "backend to be one of dask, loky, ray"),
+        (["analysis", "--backend", "slurm"], "backend to be one of dask, local"),
     ],
 )
 def test_what_reproduce_refuses(call, arguments, message):

@@ -21,7 +21,7 @@ from .files import LARGEST_TEXT, read_bytes
 from .interrupts import Interrupted
 from .models.config import ModelConfig
 from .progress import tell
-from .run_folder import CONFIG, find_runs
+from .run_folder import CONFIG, RESULT, find_runs
 from .runs.config import EvaluationConfig, RunConfig
 from .training.config import TrainConfig
 
@@ -248,7 +248,7 @@ def reproduce(
     epochs: Annotated[int | None, typer.Option(help="Passes over the fitting part, for all rows.")] = None,
     config: Annotated[Path | None, typer.Option(help="JSON file of settings, for all rows; options given here win.")] = None,
     jobs: Annotated[int, typer.Option(help="Runs at once, one thread each.")] = 1,
-    backend: Annotated[str, typer.Option(help="loky (this machine), ray or dask (a cluster).")] = "loky",
+    backend: Annotated[str, typer.Option(help="local (processes of this machine) or dask (a cluster).")] = "local",
     data_dir: DataDir = None,
 ) -> None:
     """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
@@ -275,7 +275,8 @@ def reproduce(
         )
     for failure in failures:
         tell(f"{failure.name} failed: {failure.reason}")
-    print_summary(find_runs([out]))
+    if any(out.rglob(RESULT)):
+        print_summary(find_runs([out]))
     typer.echo(f"\nTables and pages: {out.resolve()}")
     if failures:
         raise typer.Exit(1)

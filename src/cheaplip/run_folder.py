@@ -61,6 +61,14 @@ def read_json(path: Path) -> Json:
     return content
 
 
+def finished_json(path: Path) -> Json | None:
+    """The content of a file that says that a job is done; None if there is none, or it is empty or damaged."""
+    try:
+        return read_json(path) or None
+    except InputError:
+        return None
+
+
 @dataclass(frozen=True)
 class Run:
     """A finished run as the report needs it."""

@@ -1,12 +1,13 @@
 """The grid: one thread a run, the same results for any number of workers, failures apart, continuing where it stopped."""
 
 import shutil
+import threading
 
 import pytest
 import torch
 
 from cheaplip.errors import InputError
-from cheaplip.run_folder import find_runs, read_json
+from cheaplip.run_folder import claimed, find_runs, read_json
 from cheaplip.runs import grid
 from cheaplip.runs.configure import configure_run
 from cheaplip.runs.grid import run_grid
@@ -37,10 +38,10 @@ def test_the_results_do_not_depend_on_the_number_of_workers(alone, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("backend", ["dask", "ray"])
+@pytest.mark.parametrize("backend", ["dask"])
 @pytest.mark.filterwarnings("ignore")  # the clusters' own
 def test_nor_on_the_cluster(alone, tmp_path, backend):
-    pytest.importorskip({"dask": "distributed", "ray": "ray"}[backend])
+    pytest.importorskip("distributed")
     assert run_grid(jobs(), tmp_path, workers=2, backend=backend) == []
     assert results(tmp_path) == results(alone)
 
@@ -67,6 +68,30 @@ def test_a_failure_is_reported_and_takes_no_other_along(tmp_path):
 
 
 @pytest.mark.usefixtures("quick_bounds")
+@pytest.mark.parametrize("content", ["", "{}", "{"])
+def test_an_empty_or_damaged_result_is_not_finished(alone, tmp_path, content):
+    shutil.copytree(alone / "clip-0", tmp_path / "clip-0")
+    (tmp_path / "clip-0/result.json").write_text(content)
+    assert run_grid(jobs(1), tmp_path) == []
+    assert read_json(tmp_path / "clip-0/result.json")["seed"] == 0
+
+
+def test_two_grids_do_not_share_a_folder(tmp_path):
+    refused = []
+
+    def other():
+        with pytest.raises(InputError, match="in use"):
+            run_grid(jobs(), tmp_path)
+        refused.append(True)
+
+    with claimed(tmp_path):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert refused
+
+
+@pytest.mark.usefixtures("quick_bounds")
 def test_threads_stay_as_they_were(tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(3)
@@ -84,8 +109,8 @@ def test_progress_counts_the_finished_runs(tmp_path, capsys):
 
 
 def test_refusals(tmp_path, alone):
-    with pytest.raises(InputError, match="Did you mean 'ray'"):
-        run_grid(jobs(), tmp_path, backend="rya")
+    with pytest.raises(InputError, match="Did you mean 'dask'"):
+        run_grid(jobs(), tmp_path, backend="daks")
     with pytest.raises(InputError, match="at least one job at once; got 0"):
         run_grid(jobs(), tmp_path, workers=0)
     with pytest.raises(InputError, match=r"with a run of the same settings; got other settings. Choose another --out"):
@@ -94,10 +119,10 @@ def test_refusals(tmp_path, alone):
 
 
 def test_a_backend_that_is_not_installed(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray.util.joblib", None)
-    with pytest.raises(InputError, match=r"the package for the backend ray; got not installed. .*cheaplip\[ray\]"):
-        run_grid(jobs(), tmp_path, backend="ray")
-    assert grid.BACKENDS == ("loky", "ray", "dask")
+    monkeypatch.setitem(__import__("sys").modules, "distributed", None)
+    with pytest.raises(InputError, match=r"the package for the backend dask; got not installed. .*cheaplip\[dask\]"):
+        run_grid(jobs(), tmp_path, backend="dask")
+    assert grid.BACKENDS == ("local", "dask")
 
 
 def test_a_run_is_complete_and_says_how_it_was_made(alone):

@@ -228,7 +228,7 @@ def reproduce_regression(
     seeds: int,
     settings: Figure2Config | None = None,
     workers: int = 1,
-    backend: str = "loky",
+    backend: str = "local",
     progress: bool = False,
 ) -> tuple[str, list[Failure]]:
     """Run all parts and write table, `curves.json` and figures into `out`; returns the table's text and what failed.

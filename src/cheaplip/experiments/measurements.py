@@ -18,7 +18,7 @@ import torch
 
 from ..errors import InputError
 from ..provenance import provenance
-from ..run_folder import SCHEMA, Json, Run, claimed, read_json, write_json
+from ..run_folder import SCHEMA, Json, Run, claimed, finished_json, write_json
 from ..runs.grid import Failure, in_parallel, require_workers
 
 Measurement = Callable[[int, Any], Json]
@@ -32,7 +32,7 @@ def run_measurements(
     *,
     seeds: int,
     workers: int = 1,
-    backend: str = "loky",
+    backend: str = "local",
     progress: bool = False,
 ) -> tuple[list[Run], list[Failure]]:
     """Carry out every measurement for the seeds 0, 1, ...; each leaves `out`/NAME-SEED.json.
@@ -58,7 +58,7 @@ def run_measurements(
     asked = json.loads(json.dumps(asdict(settings)))  # as a file has it
     files = {f"{name}-{seed}": out / f"{name}-{seed}.json" for name in measurements for seed in range(seeds)}
     for path in files.values():
-        if path.exists() and read_json(path).get("settings") != asked:
+        if (content := finished_json(path)) is not None and content.get("settings") != asked:
             raise InputError(f"a file {path} of the same settings", "other settings", "Choose another --out, or remove it.")
     calls = {
         f"{name}-{seed}": partial(_measure, measurement, seed, settings, files[f"{name}-{seed}"])
@@ -67,7 +67,8 @@ def run_measurements(
     }
     with claimed(out):
         failures = in_parallel(calls, files, title="parts", workers=workers, backend=backend, progress=progress)
-    return [Run(path, {}, read_json(path), []) for path in files.values() if path.exists()], failures
+    contents = {path: finished_json(path) for path in files.values()}
+    return [Run(path, {}, content, []) for path, content in contents.items() if content is not None], failures
 
 
 def _measure(measurement: Measurement, seed: int, settings: Any, path: Path) -> None:

@@ -186,7 +186,7 @@ def reproduce_analysis(
     seeds: int,
     settings: Section3Config | None = None,
     workers: int = 1,
-    backend: str = "loky",
+    backend: str = "local",
     progress: bool = False,
 ) -> tuple[str, list[Failure]]:
     """Run all parts and write table and page into `out`; see `figure_2.reproduce_regression`."""

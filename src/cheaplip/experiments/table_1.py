@@ -140,7 +140,7 @@ def reproduce_tables(
     tables: Sequence[str] | None = None,
     settings: Mapping[str, Any] | None = None,
     workers: int = 1,
-    backend: str = "loky",
+    backend: str = "local",
     data_dir: Path | None = None,
     progress: bool = False,
 ) -> list[Failure]:

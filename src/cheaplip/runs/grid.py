@@ -1,7 +1,8 @@
-"""A grid of independent jobs through joblib: each into its own run folder, on one thread, wherever it runs.
+"""A grid of independent jobs: each into its own run folder, on one thread, in whatever process and on whatever machine.
 
-So the results do not depend on how many jobs run at once, nor on which machine. A grid that was interrupted continues
-where it stopped: finished runs are kept, begun ones resumed. A job that fails is reported and takes no other along.
+So the results do not depend on how many jobs run at once, nor on where. A grid that was interrupted continues where it
+stopped: finished runs are kept, begun ones resumed; each job looks for itself. A job that fails, or whose worker is killed,
+is reported and takes no other along.
 """
 
 from __future__ import annotations
@@ -12,20 +13,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from joblib import Parallel, delayed, parallel_config
 from threadpoolctl import threadpool_limits
 
 from ..data.arrays import load
 from ..errors import InputError, one_line, require_known
 from ..progress import count_shown
-from ..run_folder import CONFIG, RESULT
+from ..run_folder import CONFIG, RESULT, claimed, finished_json
 from .config import RunConfig
 from .configure import read_config
 from .execute import execute_run
+from .workers import carry_out
 
-BACKENDS = ("loky", "ray", "dask")
+BACKENDS = ("local", "dask")
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ def run_grid(
     out: Path,
     *,
     workers: int = 1,
-    backend: str = "loky",
+    backend: str = "local",
     data_dir: Path | None = None,
     progress: bool = False,
 ) -> list[Failure]:
@@ -51,7 +53,7 @@ def run_grid(
         runs: name of the run folder below `out` -> what decides it.
         out: folder of the run folders; on a cluster, one that all machines share.
         workers: jobs at once, one thread each.
-        backend: of joblib: `loky` (processes on this machine), `ray` or `dask` (a cluster; their packages are extras).
+        backend: `local` (processes of this machine) or `dask` (a cluster, at DASK_SCHEDULER_ADDRESS, or one started here).
         data_dir: see `cheaplip.data.load`.
         progress: show finished runs and the time left.
 
@@ -66,12 +68,14 @@ def run_grid(
             raise InputError(f"a folder {out / name} with a run of the same settings", "other settings", do)
     for data in sorted({config.data for config in runs.values()}):
         load(data, data_dir)  # now, not in every job
-    calls = {
-        name: partial(execute_run, config, out / name, data_dir=data_dir, resume=(out / name / CONFIG).exists())
-        for name, config in runs.items()
-    }
+    calls = {name: partial(_begin_or_resume, config, out / name, data_dir) for name, config in runs.items()}
     finished = {name: out / name / RESULT for name in runs}
-    return in_parallel(calls, finished, title="runs", workers=workers, backend=backend, progress=progress)
+    with claimed(out):
+        return in_parallel(calls, finished, title="runs", workers=workers, backend=backend, progress=progress)
+
+
+def _begin_or_resume(config: RunConfig, folder: Path, data_dir: Path | None) -> None:
+    execute_run(config, folder, data_dir=data_dir, resume=(folder / CONFIG).exists())
 
 
 def require_workers(workers: int, backend: str) -> None:
@@ -90,11 +94,17 @@ def in_parallel(
     backend: str,
     progress: bool,
 ) -> list[Failure]:
-    """Make the calls whose file in `finished` is not there yet, each on one thread; returns those that failed."""
-    todo = {name: call for name, call in calls.items() if not finished[name].exists()}
-    with _progress(title, finished, progress), _cluster(backend, workers), _one_thread():
-        reasons = Parallel(n_jobs=workers)(delayed(_carry_out)(call) for call in todo.values())
-    return [Failure(name, reason) for name, reason in zip(todo, reasons, strict=True) if reason is not None]
+    """Make the calls whose file in `finished` is not there yet, or damaged, each on one thread; returns those that failed."""
+    todo = {name: partial(_carry_out, call) for name, call in calls.items() if finished_json(finished[name]) is None}
+    with _progress(title, finished, progress):
+        if backend == "dask":
+            reasons = _on_cluster(todo, workers)
+        elif workers > 1:
+            reasons = carry_out(todo, workers)
+        else:
+            with _one_thread():
+                reasons = {name: call() for name, call in todo.items()}
+    return [Failure(name, reason) for name in todo if (reason := reasons[name]) is not None]
 
 
 def _carry_out(call: Callable[[], object]) -> str | None:
@@ -107,32 +117,31 @@ def _carry_out(call: Callable[[], object]) -> str | None:
     return None
 
 
-@contextmanager
-def _cluster(backend: str, workers: int) -> Iterator[None]:
-    """Joblib's backend; `ray` and `dask` find a cluster by RAY_ADDRESS and DASK_SCHEDULER_ADDRESS, or start a local one."""
+def _on_cluster(calls: Mapping[str, Callable[[], str | None]], workers: int) -> dict[str, str | None]:
+    """What the calls return on dask's workers; dask begins a job again whose worker has died."""
     try:
-        if backend == "ray":
-            from ray.util.joblib import register_ray
-
-            register_ray()
-        elif backend == "dask":
-            import dask
-            from distributed import Client
-
-            local = {} if dask.config.get("scheduler-address", None) else {"n_workers": workers, "threads_per_worker": 1}
-            with Client(**local), parallel_config(backend=backend):
-                yield
-            return
+        import dask
+        from distributed import Client
     except ImportError:
-        do = f"Install it with pip install 'cheaplip[{backend}]'."
-        raise InputError(f"the package for the backend {backend}", "not installed", do) from None
-    with parallel_config(backend=backend):
-        yield
+        do = "Install it with pip install 'cheaplip[dask]'."
+        raise InputError("the package for the backend dask", "not installed", do) from None
+    local = {} if dask.config.get("scheduler-address", None) else {"n_workers": workers, "threads_per_worker": 1}
+    with Client(**local) as client:
+        futures = {name: client.submit(call, pure=False, retries=2) for name, call in calls.items()}
+        return {name: _answer(future) for name, future in futures.items()}
+
+
+def _answer(future: Any) -> str | None:
+    try:
+        reason: str | None = future.result()
+    except Exception as error:  # such as that all its workers died
+        return f"{type(error).__name__}: {one_line(error)}"
+    return reason
 
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
-    """With one worker, joblib stays in this process; its number of threads is the user's."""
+    """With one worker, jobs stay in this process; its number of threads is the user's."""
     threads = torch.get_num_threads()
     try:
         yield
@@ -147,11 +156,15 @@ def _progress(title: str, finished: Mapping[str, Path], shown: bool) -> Iterator
         yield
         return
     ended = threading.Event()
+
+    def done() -> int:
+        return sum(path.exists() and path.stat().st_size > 0 for path in finished.values())
+
     with count_shown(title, len(finished)) as show:
 
         def watch() -> None:
             while not ended.wait(1.0):
-                show(sum(path.exists() for path in finished.values()))
+                show(done())
 
         watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
@@ -160,4 +173,4 @@ def _progress(title: str, finished: Mapping[str, Path], shown: bool) -> Iterator
         finally:
             ended.set()
             watcher.join()
-            show(sum(path.exists() for path in finished.values()))
+            show(done())
