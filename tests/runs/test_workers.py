@@ -23,10 +23,8 @@ def test_answers_come_back_by_name():
 
 
 def test_a_killed_worker_costs_its_job_alone(tmp_path):
-    calls = {
-        "dies once": partial(kill_the_worker, tmp_path / "once", 1),
-        "dies": partial(kill_the_worker, tmp_path / "ever", 9),
-    }
+    once, ever = tmp_path / "once", tmp_path / "ever"
+    calls = {"dies once": partial(kill_the_worker, once, 1), "dies": partial(kill_the_worker, ever, 9)}
     calls |= {str(i): partial(answer, "fine") for i in range(3)}
     reasons = carry_out(calls, 2)
     assert reasons.pop("dies") == f"{TRIES} workers died of it, the last with exit code -9"
