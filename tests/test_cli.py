@@ -244,7 +244,7 @@ BAD_OTHERS = {
     "report nothing": (["report", "nowhere", "--out", "page"], "a run folder"),
     "report no run": (["report", "empty", "--out", "page"], "a run folder"),
     "report bad result": (["report", "bad-result", "--out", "page"], "bad-result/result.json"),
-    "report out": (["report", "taken", "--out", "file/page"], "a folder that can be written"),
+    "report out": (["report", "taken", "--out", "file/page"], "an output folder that can be written"),
     "demo out": (["demo", "--out", "file/demo"], "an output folder that can be written"),
     "demo again": (["demo", "--out", "demo"], "an output folder without an earlier demo"),
     "fetch": (["data", "fetch", "cifar"], "the data to fetch to be one of fashion-mnist, mnist; got 'cifar'"),

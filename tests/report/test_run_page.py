@@ -214,7 +214,7 @@ def test_bad_arguments_are_refused(runs: list[Run], tmp_path: Path) -> None:
     with pytest.raises(InputError, match="at least one run"):
         write_report([], tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match="a folder that can be written"):
+    with pytest.raises(InputError, match="an output folder that can be written"):
         write_report(runs, tmp_path / "file")
 
 

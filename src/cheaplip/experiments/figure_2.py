@@ -36,7 +36,7 @@ from ..regularization.term import PenaltyTerm
 from ..report.aggregate import measured_rows, provenance
 from ..report.figure_2 import write_figures, write_page
 from ..report.tables import write_measured
-from ..run_folder import SCHEMA, Json, Run, write_text
+from ..run_folder import SCHEMA, Json, Run, claimed, write_text
 from ..runs.grid import Failure
 from .measurements import Measurement, run_measurements
 
@@ -250,12 +250,12 @@ def reproduce_regression(
     )
     if not runs:
         return "", failures
-    text = write_measured(runs, out)
     curves = _curves(runs, settings)
-    write_text(out / "curves.json", json.dumps(curves) + "\n")
-    write_figures(curves, out)
-    write_page(curves, measured_rows(runs), out, provenance(runs))
-    return text, failures
+    with claimed(out):
+        write_text(out / "curves.json", json.dumps(curves) + "\n")
+        write_figures(curves, out)
+        write_page(curves, measured_rows(runs), out, provenance(runs))
+        return write_measured(runs, out), failures
 
 
 def _curves(runs: Sequence[Run], settings: Figure2Config) -> Json:

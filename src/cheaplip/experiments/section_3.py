@@ -30,7 +30,7 @@ from ..regularization.scheduler import ConstantWeight
 from ..report.aggregate import measured_rows, provenance
 from ..report.section_3 import write_page
 from ..report.tables import write_measured
-from ..run_folder import Json
+from ..run_folder import Json, claimed
 from ..runs.grid import Failure
 from . import figure_2
 from .measurements import Measurement, run_measurements
@@ -196,8 +196,9 @@ def reproduce_analysis(
     )
     if not runs:
         return "", failures
-    write_page(measured_rows(runs), out, provenance(runs))
-    return write_measured(runs, out), failures
+    with claimed(out):
+        write_page(measured_rows(runs), out, provenance(runs))
+        return write_measured(runs, out), failures
 
 
 def scattered(seed: int, points_a_side: int, dimensions: int, outputs: int = 1) -> tuple[Tensor, Tensor]:

@@ -15,7 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from ..errors import InputError
-from ..run_folder import Run, write_text
+from ..run_folder import Run, claimed, write_text
 from . import captions
 from .aggregate import Row, provenance, summary_table, used_columns
 from .examples import Example, examples_of
@@ -52,13 +52,9 @@ def write_report(runs: Sequence[Run], out: Path) -> Path:
         raise InputError("at least one run", "none", "Give the folders of finished runs.")
     rows = summary_table(runs)
     page = _page(rows)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with claimed(out):
         write_text(out / "index.html", page)
         write_tables(out, markdown_table(rows), csv_table(rows), json_table(rows))
-    except OSError as error:
-        do = "Choose another folder for the report."
-        raise InputError(f"a folder that can be written, {out}", error.strerror or error, do) from None
     return out / "index.html"
 
 
