@@ -110,7 +110,7 @@ def test_a_full_disk_at_twenty_sizes(whole, tmp_path):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         (tmp_path / "quick.json").write_text(json.dumps(SETTINGS))
-        ended = command(folder, *COMMANDS["train"], limit=(i * largest) // 20)
+        ended = command(folder, *COMMANDS["train"], limit=1000 + (i * (largest - 1000)) // 20)
         assert "Traceback" not in ended.err
         assert ended.code == 1
         assert ended.err.splitlines()[-1].startswith("cheaplip: ")

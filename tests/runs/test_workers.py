@@ -71,11 +71,12 @@ def test_no_worker_outlives_its_parent(tmp_path, number):
 
 
 def jobs():
-    return {f"clip-{seed}": configure_run(QUICK | {"seed": seed, "epochs": 8}) for seed in range(4)}
+    return {f"clip-{seed}": configure_run(QUICK | {"seed": seed, "epochs": 8, "hidden": (4,)}) for seed in range(4)}
 
 
 def results(folder):
-    return {run.folder.name: without(run.result) for run in find_runs([folder])}
+    """Less the bracket, which is searched for some seconds: the hash of the weights says that it is of the same network."""
+    return {run.folder.name: without(run.result, "lipschitz") for run in find_runs([folder])}
 
 
 @pytest.fixture(scope="module")

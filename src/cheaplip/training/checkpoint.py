@@ -115,7 +115,7 @@ def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: b
     else:
         raise InputError(f"a checkpoint in {out / CHECKPOINTS}", "; ".join(problems), do)
     for problem in problems:
-        warnings.warn(f"a damaged checkpoint, {problem}; the one before it is taken", DamageWarning, stacklevel=3)
+        warnings.warn(f"a damaged checkpoint, {problem}; the one before it is taken", DamageWarning, stacklevel=4)
     mine, theirs = config.model_dump(), record["config"]
     changed = sorted(name for name in mine | theirs if name not in mine or name not in theirs or theirs[name] != mine[name])
     if changed:

@@ -80,7 +80,7 @@ def exceeded(allowed: float | None, found: float | None) -> str | None:
 def warn(message: str | None) -> None:
     """Give a `TargetWarning` if there is a message."""
     if message is not None:
-        warnings.warn(message, TargetWarning, stacklevel=3)
+        warnings.warn(message, TargetWarning, stacklevel=4)
 
 
 def _never_acted(scheduler: DiscrepancyPrinciple, history: Sequence[dict[str, Any]]) -> str:
