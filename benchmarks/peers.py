@@ -25,7 +25,7 @@ from cheaplip.robustness.attacks import log_odds
 from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
 from cheaplip.training.loop import margin_ramp
-from cheaplip.training.methods import make_optimizer
+from cheaplip.training.optimizer import make_optimizer
 from cheaplip.training.schedule import make_lr_schedule
 
 STEPS = 7

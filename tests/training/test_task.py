@@ -107,7 +107,7 @@ BAD = {
     "nan": ((X * torch.nan, Y), {}, "finite inputs"),
     "input shape": ((torch.rand(60, 3, 7), Y), {}, "a model that takes these inputs"),
     "nan values": ((X, torch.full((60, 10), torch.nan)), {}, "as many finite inputs"),
-    "number of values": ((X, torch.rand(59, 10)), {}, "got 60 inputs and 59 values"),
+    "number of values": ((X, torch.rand(59, 10)), {}, "got x \\(60, 64\\) and y \\(59, 10\\)"),
     "shape of values": ((X, torch.rand(60)), {}, r"values of shape \('n', 10\); got \(60,\). Reshape"),
     "no samples": ((X[:0], Y[:0]), {}, "n >= 1"),
     "tiny": ((X[:10], Y[:10]), {}, "two samples at least in every part"),
