@@ -66,7 +66,7 @@ def constrained(data: Dataset, loss: Loss, seed: int) -> tuple[nn.Module, float]
     linear, sort = torchlip.SpectralLinear, torchlip.GroupSort2
     model = torchlip.Sequential(nn.Flatten(), linear(784, 64), sort(), linear(64, 64), sort(), linear(64, 10))
     parts = split(len(data.train_x), pair_share=0.1, validation_share=0.05, seed=seed)
-    batches = TensorBatches(data.train_x, data.train_y, parts.fit, batch_size=128, seed=seed)
+    batches = TensorBatches(data.train_x, data.train_y, indices=parts.fit, batch_size=128, seed=seed)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)  # 1e-2 ends in nan
     steps = EPOCHS * len(batches)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.51 + 0.49 * math.cos(math.pi * step / steps))

@@ -112,7 +112,7 @@ def train(
     torch.manual_seed(config.seed)
     model = mlp(data.train_x.shape[1:], data.classes, activation=activation)
     parts = split(len(data.train_x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
-    batches = TensorBatches(data.train_x, data.train_y, parts.fit, batch_size=config.batch_size, seed=config.seed)
+    batches = TensorBatches(data.train_x, data.train_y, indices=parts.fit, batch_size=config.batch_size, seed=config.seed)
     optimizer = make_optimizer(model, config)
     lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, len(batches)))
     if config.weight is not None:

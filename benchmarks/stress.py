@@ -97,7 +97,7 @@ def own_loop(data: Dataset, target: float, loop: Loop) -> dict[str, object]:
     model = nn.Sequential(mlp((1, 28, 28), 10), Rescaling(loop.scale))
     x, y = data.train_x, data.train_y
     parts = split(len(x), pair_share=0.1, validation_share=0.05, seed=0)
-    batches = TensorBatches(x, y, parts.fit, batch_size=loop.batch_size, seed=0)
+    batches = TensorBatches(x, y, indices=parts.fit, batch_size=loop.batch_size, seed=0)
     optimizer = loop.optimizer(model.parameters())
     steps = loop.epochs * len(batches) // loop.accumulation
     if loop.one_cycle is None:

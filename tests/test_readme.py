@@ -62,7 +62,7 @@ def run_loop(*, added, epochs=30):
         "cheaplip": cheaplip,
         "model": model,
         "held_out_inputs": x[parts.pairs],
-        "loader": Epochs(TensorBatches(x, y, parts.fit, batch_size=32, seed=0)),
+        "loader": Epochs(TensorBatches(x, y, indices=parts.fit, batch_size=32, seed=0)),
         "criterion": cross_entropy,
         "optimizer": torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9),
         "epochs": epochs,

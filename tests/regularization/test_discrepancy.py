@@ -311,6 +311,16 @@ def test_a_reference_far_from_what_is_attainable_does_not_count(quantity, reache
     assert scheduler.weight > 0
 
 
+@given(st.floats(0.01, 0.99), st.floats(0.01, 0.99))
+def test_a_target_is_better_than_the_best_constant_answer(target, trivial):
+    of_accuracy = DiscrepancyPrinciple(target, trivial=trivial).target
+    assert trivial < of_accuracy < 1
+    assert of_accuracy == target or of_accuracy - trivial <= 0.01 + 1e-9
+    of_loss = DiscrepancyPrinciple(target, quantity="loss", trivial=trivial).target
+    assert 0 < of_loss < trivial
+    assert of_loss in (target, pytest.approx(0.99 * trivial))
+
+
 def test_a_weight_that_stays_0_long_after_the_warm_up_is_told_once():
     scheduler = DiscrepancyPrinciple(0.95, warmup=3)
     with warnings.catch_warnings(record=True) as said:

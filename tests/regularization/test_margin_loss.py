@@ -91,3 +91,16 @@ def test_refuses_a_margin_where_it_has_no_meaning():
     x = torch.rand(40, 3)
     with pytest.raises(InputError, match="classes for a margin"):
         fit(nn.Linear(3, 1), (x, x.sum(1, keepdim=True)), target=0.1, margin=1.0)
+
+
+@given(
+    st.lists(st.integers(0, 4), min_size=2, max_size=8).filter(any), st.sampled_from([0.0, 2.0]), st.sampled_from([0.0, 0.3])
+)
+def test_a_weight_is_a_number_of_repetitions(counts, margin, saturation):
+    generator = torch.Generator().manual_seed(sum(counts))
+    logits, y = torch.randn(len(counts), 3, generator=generator), torch.randint(3, (len(counts),), generator=generator)
+    weights = torch.tensor(counts).float()
+    options = {"margin": margin, "saturation": saturation}
+    once = margin_cross_entropy(logits, y, **options, weights=weights / weights.mean())
+    index = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    torch.testing.assert_close(once, margin_cross_entropy(logits[index], y[index], **options))

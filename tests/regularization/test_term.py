@@ -21,7 +21,7 @@ from cheaplip import (
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import with_certificate
 from cheaplip.regularization.penalty import Penalty
-from cheaplip.regularization.term import PERIOD
+from cheaplip.regularization.term import PERIOD, RunningValue
 from cheaplip.regularization.weight_norm import WeightNorm
 from support.networks import make_regularizer, network, some_pairs
 
@@ -280,3 +280,13 @@ def test_the_penalty_knows_the_batch_size_of_the_loop():
     x, y = batch(5)
     PenaltyTerm(PenaltySum([(1.0, regularizer), (1.0, norm)]), ConstantWeight(1.0))(model(x), y)
     assert regularizer.batch_size == 5
+
+
+@pytest.mark.parametrize("real", [False, True])
+def test_the_running_value_counts_a_sample_as_often_as_its_weight_says(real):
+    counts = torch.tensor([0, 1, 3, 2])
+    outputs, y = torch.randn(4, 3), torch.randn(4, 3) if real else torch.tensor([0, 1, 2, 0])
+    weighted, repeated = RunningValue(), RunningValue()
+    weighted.update(outputs, y, counts.float())
+    repeated.update(outputs.repeat_interleave(counts, 0), y.repeat_interleave(counts, 0))
+    assert weighted.value() == pytest.approx(repeated.value(), rel=1e-5)

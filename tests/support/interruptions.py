@@ -15,10 +15,10 @@ def ctrl_c(step: int) -> Iterator[None]:
     """In this step, counted from 1, of what is trained inside."""
     steps, loss = itertools.count(1), Task.loss
 
-    def interrupted(*given: Any) -> Any:
+    def interrupted(*given: Any, **named: Any) -> Any:
         if next(steps) == step:
             raise KeyboardInterrupt
-        return loss(*given)
+        return loss(*given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Task, "loss", interrupted)

@@ -33,7 +33,7 @@ def by_hand(model, *, penalty=None, weight=0.0, scheduler=None, epochs=4, update
     """A bare loop on the batches of `fit`, with nothing of `training` in it."""
     x, y = digits()
     parts = split(len(x), pair_share=0.1, validation_share=0.05, seed=0)
-    batches = TensorBatches(x, y, parts.fit, batch_size=32, seed=0)
+    batches = TensorBatches(x, y, indices=parts.fit, batch_size=32, seed=0)
     regularizer = penalty and penalty(model, x[parts.pairs])
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
     step = 0

@@ -67,12 +67,21 @@ def test_without_a_target_there_is_nothing_to_meet(options):
     assert (done.result["target_met"], done.result["target_note"], said) == (None, None, [])
 
 
-def test_a_target_that_one_constant_answer_meets_is_told():
+def test_a_target_that_one_constant_answer_meets_is_told_and_raised():
     x, y = digits()
     rare = (y == 3).long()  # a tenth of the samples
-    done, said = trained((x, rare), model=dense(outputs=2), target=0.85)
+    done, said = trained((x, rare), model=dense(outputs=2), target=0.5, epochs=30)
     assert "met by one constant answer" in done.result["target_note"]
     assert "balance the classes" in said[-1]
+    assert done.result["steered_to"] > 0.9
+    assert done.result["train_accuracy"] > 0.9  # the weight did not rise without end
+
+
+def test_a_loss_that_one_constant_answer_meets_is_told_and_lowered():
+    done, said = trained(curve(), model=dense(inputs=1, outputs=1), target=5.0, epochs=10)
+    assert "the variance of the values" in said[-1]
+    assert done.result["steered_to"] < 1
+    assert done.history[-1]["weight"] < 100
 
 
 def test_a_loss_is_told_in_its_own_words():

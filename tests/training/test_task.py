@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from cheaplip import matched_pairs
+from cheaplip import fit, matched_pairs
 from cheaplip.data import load
 from cheaplip.errors import InputError
 from cheaplip.training.batches import TensorBatches, split
@@ -41,7 +41,9 @@ def test_parts_too_small_are_refused():
 def test_an_epoch_visits_samples_once_in_full_batches(processes):
     indices = torch.arange(10, 110)
     x = torch.arange(120.0)[:, None]
-    ranks = [TensorBatches(x, x, indices, batch_size=7, seed=1, rank=rank, processes=processes) for rank in range(processes)]
+    ranks = [
+        TensorBatches(x, x, indices=indices, batch_size=7, seed=1, rank=rank, processes=processes) for rank in range(processes)
+    ]
     epochs = []
     for epoch in (1, 2):
         batches = [batch for rank in ranks for batch, _ in rank.epoch(epoch)]
@@ -58,7 +60,7 @@ def test_an_epoch_visits_samples_once_in_full_batches(processes):
 
 def test_a_batch_larger_than_the_data_is_all_of_it():
     x = torch.arange(5.0)[:, None]
-    ((batch, _),) = TensorBatches(x, x, torch.arange(5), batch_size=100, seed=0).epoch(1)
+    ((batch, _),) = TensorBatches(x, x, indices=torch.arange(5), batch_size=100, seed=0).epoch(1)
     assert sorted(batch.flatten().tolist()) == [0, 1, 2, 3, 4]
 
 
@@ -127,3 +129,23 @@ def test_data_that_do_not_fit_are_refused(case):
     data, more, match = BAD[case]
     with pytest.raises(InputError, match=match):
         task(data, **more)
+
+
+@pytest.mark.parametrize(
+    ("weights", "match"),
+    [
+        (torch.ones(59), "weights of shape"),
+        (-torch.ones(60), "finite and >= 0"),
+        (torch.zeros(60), "all 0"),
+        (torch.full((60,), torch.nan), "finite and >= 0"),
+    ],
+)
+def test_unusable_weights_are_refused(weights, match):
+    with pytest.raises(InputError, match=match):
+        fit(dense(), (X, torch.randint(10, (60,))), sample_weight=weights)
+
+
+def test_weights_belong_to_tensors():
+    loader = DataLoader(TensorDataset(X, torch.randint(10, (60,))), batch_size=20)
+    with pytest.raises(InputError, match="weights of the samples; got a DataLoader"):
+        fit(dense(), loader, pairs=matched_pairs(X), sample_weight=torch.ones(60))

@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError, TargetWarning, require_in, require_known
 from .scheduler import WeightScheduler
-from .wishes import QUANTITIES, better, check_wish, is_unresolved, pace_of, target_of
+from .wishes import QUANTITIES, better, beyond_trivial, check_wish, is_unresolved, pace_of, target_of
 
 RULES = ("multiplicative", "additive")
 FLOOR = 1e-6
@@ -64,6 +64,8 @@ class DiscrepancyPrinciple(WeightScheduler):
             The reference is the best value of the warm-up, which is plain training; the target follows from it.
         attainable: with a tolerance, a value that the data show to be within reach, such as `data.attainable_value(x, y)`.
             Where the warm-up ends far from it (`is_unresolved`), the reference is this: the weight stays 0 until then.
+        trivial: accuracy of the best constant answer (the largest class's share), or its loss (the variance of the values). A
+            target that it meets says nothing, and the weight would rise without end: it becomes one that is a little better.
         rule: `"multiplicative"` or `"additive"` (the paper's).
         quantity: `"accuracy"` (the excess is value - target), `"loss"` (the excess is (target - value) / target) or
             `"lipschitz"` (the excess is log(value / target): above the target the weight rises).
@@ -104,6 +106,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         *,
         tolerance: float | None = None,
         attainable: float | None = None,
+        trivial: float | None = None,
         rule: str = "multiplicative",
         quantity: str = "accuracy",
         initial: float | None = None,
@@ -132,7 +135,8 @@ class DiscrepancyPrinciple(WeightScheduler):
         require_in("damping", damping, "[0, inf)", "Use 0 for none.")
         require_in("warmup", warmup, "[0, inf)" if tolerance is None else "[1, inf)", "Count it in updates.")
         require_in("every", every, "[1, inf)", "Count it in calls of step.")
-        self.target, self.tolerance, self.rule, self.quantity = target, tolerance, rule, quantity
+        self.target = None if target is None else beyond_trivial(target, trivial, quantity)
+        self.tolerance, self.rule, self.quantity, self.trivial = tolerance, rule, quantity, trivial
         self.attainable, self.initial, self.increment = attainable, initial, increment
         self.gain, self.damping, self.largest_step = gain, damping, largest_step
         self.warmup, self.every = warmup, every
@@ -185,7 +189,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         """Without a penalty: the best value so far is the reference, and sets the target."""
         self.reference = better(value, self.reference, self.quantity)
         reference = self.attainable if self.attainable is not None and self.is_unresolved else self.reference
-        self.target = target_of(reference, tolerance, self.quantity)
+        self.target = beyond_trivial(target_of(reference, tolerance, self.quantity), self.trivial, self.quantity)
 
     @property
     def is_unresolved(self) -> bool:

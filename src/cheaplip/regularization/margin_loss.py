@@ -11,7 +11,9 @@ from torch.nn.functional import cross_entropy, one_hot
 from ..errors import InputError
 
 
-def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation: float) -> Tensor:
+def margin_cross_entropy(
+    logits: Tensor, y: Tensor, *, margin: float, saturation: float, weights: Tensor | None = None
+) -> Tensor:
     r"""Mean over the samples of (1 - p^q) / q, p the probability of the label with its logit lowered by the margin m:
 
         p = softmax(f(x) - m e_y)_y,      for q = 0: -log p
@@ -29,6 +31,7 @@ def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation
         y: labels, `(n,)` int64.
         margin: m >= 0, in units of the logits.
         saturation: q in [0, 1).
+        weights: of the samples, `(n,)`, with mean 1: what each loss is multiplied by.
 
     Raises:
         InputError: a margin or a saturation outside its range.
@@ -46,7 +49,9 @@ def margin_cross_entropy(logits: Tensor, y: Tensor, *, margin: float, saturation
         raise InputError("a margin >= 0 and a saturation in [0, 1)", got, "Try 4 and 0.3.")
     if margin:
         logits = logits - margin * one_hot(y, logits.shape[1]).to(logits)
-    if not saturation:
+    if not saturation and weights is None:
         return cross_entropy(logits, y)
-    log_p = -cross_entropy(logits, y, reduction="none")
-    return -torch.expm1(saturation * log_p).mean() / saturation
+    losses = cross_entropy(logits, y, reduction="none")
+    if saturation:
+        losses = -torch.expm1(-saturation * losses) / saturation
+    return losses.mean() if weights is None else (losses * weights).mean()

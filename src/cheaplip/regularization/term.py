@@ -52,20 +52,21 @@ class PenaltyTerm:
         self._calls = 0  # with a weight, since the last `metrics`
         self._steps = 0
 
-    def __call__(self, outputs: Tensor | None = None, y: Tensor | None = None) -> Tensor:
+    def __call__(self, outputs: Tensor | None = None, y: Tensor | None = None, sample_weight: Tensor | None = None) -> Tensor:
         """The term to add to the loss, `()`; 0 while the weight is 0.
 
         Args:
             outputs: f(x) on the batch, `(n, classes, ...)` logits or `(n, *output)` values.
             y: `(n, ...)` integer labels, or `(n, *output)` floating values. Outputs and y show the running accuracy or mean
                 squared error, from which `update_weight` moves the weight. Without them, give it a value of your own.
+            sample_weight: `(n,)` >= 0, what each sample counts in that running value, as in your loss.
 
         Raises:
             InputError: y does not fit the quantity that the scheduler steers by, or what the penalty refuses.
         """
         if outputs is not None and y is not None:
             self._check_quantity(y)
-            self.running.update(outputs.detach(), y)
+            self.running.update(outputs.detach(), y, sample_weight)
         self.weight = self.scheduler.weight
         if self.weight == 0:
             return torch.zeros((), device=None if outputs is None else outputs.device)
@@ -164,16 +165,15 @@ class RunningValue:
     def reset(self) -> None:
         """Forget all samples."""
         self.total: Tensor | float = 0  # stays on the device: reading a number every step would make a GPU wait
-        self.samples = 0
+        self.samples: Tensor | float = 0
 
-    def update(self, outputs: Tensor, y: Tensor) -> None:
-        """Take note of one batch."""
+    def update(self, outputs: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
+        """Take note of one batch, of which each sample counts as much as its weight."""
         if y.is_floating_point():
-            n = len(y)
-            added = mse_loss(outputs, y.to(outputs)) * n
+            values = (outputs - y.to(outputs)).square().flatten(1).mean(1) if weights is not None else None
+            added, n = (mse_loss(outputs, y.to(outputs)) * len(y), len(y)) if values is None else weighed(values, weights)
         else:
-            n = y.numel()
-            added = (outputs.argmax(1) == y).sum()
+            added, n = weighed(outputs.argmax(1) == y, weights)
         self.total, self.samples = self.total + added, self.samples + n
 
     def value(self) -> float:
@@ -182,7 +182,7 @@ class RunningValue:
             do = "Call term(outputs, y) in the loop, or give update_weight a value."
             raise InputError("outputs and y of some batches to steer by", "none", do)
         total = self.total.float()
-        totals = torch.stack([total, torch.full_like(total, self.samples)])
+        totals = torch.stack([total, torch.as_tensor(self.samples).to(total)])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(totals)
         mean: float = totals[0].item() / totals[1].item()
@@ -195,6 +195,14 @@ class RunningValue:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.total, self.samples = state["total"], state["samples"]
+
+
+def weighed(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
+    """The sum of some values `(n, ...)`, of each sample times its weight `(n,)`, and that of as many ones."""
+    if weights is None:
+        return values.sum(), values.numel()
+    of_each = weights.reshape(-1, *[1] * (values.dim() - 1)).expand_as(values)
+    return (values * of_each).sum(), of_each.sum()
 
 
 def constant_predictor_loss(outputs: Tensor, y: Tensor) -> float:

@@ -10,6 +10,8 @@ QUANTITIES = ("accuracy", "loss", "lipschitz")
 """What a target may be of: the training accuracy, the training loss, or the lower bound of Lip(f)."""
 UNRESOLVED = {"accuracy": 0.1, "loss": 1.0}
 """A reference that is worse than what is attainable by more than this (of the loss: a share of it) says little."""
+BETTER = 0.01
+"""How much better than the best constant answer a target is, at least: points of accuracy, or a share of the loss."""
 
 
 class Pace(NamedTuple):
@@ -85,3 +87,12 @@ def is_unresolved(reference: float | None, attainable: float | None, quantity: s
         return False
     worse = attainable - reference if quantity == "accuracy" else reference / attainable - 1
     return worse > UNRESOLVED[str(quantity)]
+
+
+def beyond_trivial(target: float, trivial: float | None, quantity: str | None) -> float:
+    """The target, unless the best constant answer meets it: then one that is a little better than that."""
+    if trivial is None or quantity == "lipschitz":
+        return target
+    if quantity == "accuracy":
+        return max(target, trivial + min(BETTER, (1 - trivial) / 2))
+    return min(target, (1 - BETTER) * trivial)

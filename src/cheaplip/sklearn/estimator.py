@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor, nn
 
 from ..bounds.bracket import LipschitzBracket, lipschitz_bracket
@@ -65,7 +65,9 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             self.options = {**(self.options or {}), **settings}
         return self
 
-    def _train(self, x: NDArray[np.float32], y: Tensor, outputs: int, **settings: Any) -> None:
+    def _train(
+        self, x: NDArray[np.float32], y: Tensor, outputs: int, weights: NDArray[np.float64] | None, **settings: Any
+    ) -> None:
         options = dict(self.options or {})
         if taken := {*WISHES, "epochs", "lr", "batch_size", "seed"} & options.keys():
             do = "Set the estimator's parameter of that name (random_state for seed)."
@@ -83,13 +85,20 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
             torch.manual_seed(seed)
             model = self._untrained(x.shape[1:], outputs)
         self._config = config.model_copy(update=parts)
-        trained = fit(model, (torch.tensor(x), y), **self._config.model_dump())
+        counted = None if weights is None else torch.from_numpy(weights)
+        trained = fit(model, (torch.tensor(x), y), sample_weight=counted, **self._config.model_dump())
         self.model_ = trained.model.cpu()
         self.history_ = trained.history
         self.result_ = trained.result
         self.weight_ = trained.result["weight"]
         self._starts = torch.tensor(x[:STARTS])
         self._bracket: LipschitzBracket | None = None
+
+    def _weights(self, sample_weight: ArrayLike | None, x: NDArray[np.float32]) -> NDArray[np.float64] | None:
+        if sample_weight is None:
+            return None
+        weights: NDArray[np.float64] = _check_sample_weight(sample_weight, x, dtype=np.float64, ensure_non_negative=True)
+        return None if np.all(weights == weights[0]) and weights[0] > 0 else weights
 
     def _untrained(self, shape: tuple[int, ...], outputs: int) -> nn.Module:
         if self.module is None:

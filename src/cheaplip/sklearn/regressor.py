@@ -91,12 +91,12 @@ class CLIPRegressor(RegressorMixin, Estimator):  # type: ignore[misc]
         self.random_state = random_state
         self.options = options
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> CLIPRegressor:
-        """Train on inputs `(n, features)`, n >= 6, and real values `(n,)` or `(n, outputs)`."""
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> CLIPRegressor:
+        """Train on inputs `(n, features)`, n >= 6, and real values `(n,)` or `(n, outputs)`; samples count by their weights."""
         x, values = validate_data(self, X, y, dtype=np.float32, ensure_min_samples=SMALLEST, y_numeric=True, multi_output=True)
         self._shape = values.shape[1:]
         column = torch.from_numpy(values.astype(np.float32)).reshape(len(values), -1)
-        self._train(x, column, column.shape[1], **REGRESSION)
+        self._train(x, column, column.shape[1], self._weights(sample_weight, x), **REGRESSION)
         return self
 
     def predict(self, X: ArrayLike) -> NDArray[np.float64]:

@@ -40,15 +40,21 @@ def this_process() -> Accelerator:
 
 
 class TensorBatches:
-    """Shuffled full batches (x[i], y[i]) by index; the order depends on the seed and the epoch alone.
+    """Shuffled full batches of some tensors by index, such as (x[i], y[i]); the order depends on the seed and the epoch alone.
 
     The last, incomplete batch is dropped. Each of several processes takes its own share.
     """
 
     def __init__(
-        self, x: Tensor, y: Tensor, indices: Tensor, *, batch_size: int, seed: int, rank: int = 0, processes: int = 1
+        self,
+        *tensors: Tensor,
+        indices: Tensor,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
     ) -> None:
-        self._x, self._y, self.indices = x, y, indices
+        self._tensors, self.indices = tensors, indices
         self._share = len(indices) // processes
         self._batch_size = min(batch_size, self._share)
         self._seed, self._rank, self._processes = seed, rank, processes
@@ -56,22 +62,23 @@ class TensorBatches:
     def __len__(self) -> int:
         return self._share // self._batch_size
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches of one epoch."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         order = self.indices[torch.randperm(len(self.indices), generator=generator).to(self.indices.device)]
         mine = order[self._rank :: self._processes][: len(self) * self._batch_size]
         for index in mine.split(self._batch_size):
-            yield self._x[index], self._y[index]
+            yield tuple(tensor[index] for tensor in self._tensors)
 
     def samples(self) -> tuple[Tensor, Tensor]:
-        """A copy of all samples, of every process."""
-        return self._x[self.indices], self._y[self.indices]
+        """A copy of x and y of all samples, of every process."""
+        x, y, *_ = self._tensors
+        return x[self.indices], y[self.indices]
 
-    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def all(self) -> Iterator[tuple[Tensor, ...]]:
         """Every sample once, in order; on several processes, every sample of this one's share."""
         for index in self.indices[self._rank :: self._processes].split(1000):
-            yield self._x[index], self._y[index]
+            yield tuple(tensor[index] for tensor in self._tensors)
 
 
 class LoaderBatches:
@@ -86,13 +93,13 @@ class LoaderBatches:
     def __len__(self) -> int:
         return len(self._prepared)
 
-    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches of one epoch."""
         if self._generator is not None:
             self._generator.manual_seed(epoch_seed(self._seed, epoch))
         return iter(self._prepared)
 
-    def all(self) -> Iterator[tuple[Tensor, Tensor]]:
+    def all(self) -> Iterator[tuple[Tensor, ...]]:
         """Every sample once; on several processes, every sample of this one's share."""
         return iter(self._prepared)
 

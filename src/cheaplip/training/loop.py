@@ -22,7 +22,6 @@ from ..pairs.sets import PairSet
 from ..progress import epochs_shown
 from ..provenance import provenance
 from ..regularization.term import PenaltyTerm, RunningValue
-from ..robustness.accuracy import accuracy
 from ..run_folder import METRICS, SCHEMA, WEIGHTS, claimed, write_metrics
 from . import checkpoint, paper, target
 from .batches import epoch_seed, this_process
@@ -53,6 +52,7 @@ def fit(
     preset: str = "default",
     pairs: PairSet | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
+    sample_weight: Tensor | None = None,
     out: Path | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -71,6 +71,8 @@ def fit(
         preset: `default` or `paper`; see `config`.
         pairs: X_Lip, instead of one made from a held-out part; needed for clip with a DataLoader.
         validation: samples (x, y) to choose the checkpoint on, instead of a held-out part.
+        sample_weight: `(n,)` >= 0, what each sample of tensors counts in the loss, and in the accuracy or loss that the
+            weight follows. Weights of one over the size of the class make that the balanced accuracy.
         out: folder for metrics.jsonl, checkpoint/ (those of the last two epochs) and model.safetensors; nobody else may
             write there until the end.
         resume: continue from the checkpoint in `out`, bit for bit on a CPU.
@@ -101,7 +103,7 @@ def fit(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), ours:
         torch.manual_seed(config.seed)
         model.to(device)
-        task = make_task(data, model, config, accelerator, pairs=pairs, validation=validation)
+        task = make_task(data, model, config, accelerator, pairs=pairs, validation=validation, sample_weight=sample_weight)
         penalty, regularizer = METHODS[config.method](model, task, config, pairs)
         term = PenaltyTerm(penalty, make_weight_scheduler(config, task))
         optimizer = make_optimizer(model, config)
@@ -144,7 +146,7 @@ def fit(
             save_weights(out / WEIGHTS, model)
             write_metrics(out / METRICS, state.history)
         lower = None if regularizer is None else regularizer.refine()
-        note = target.useless_target(term, task.largest_class) or target.shortfall(term, state.history, config.epochs)
+        note = target.useless_target(term, config.target) or target.shortfall(term, state.history, config.epochs)
         beyond = target.exceeded(config.lipschitz, lower)
         note = note or beyond
         target.warn(note)
@@ -162,17 +164,17 @@ def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConf
     running, period = RunningValue(), update_period(config, len(task.batches))
     torch.manual_seed(epoch_seed(config.seed, epoch))
     wrapped.train()
-    for step, (x, y) in enumerate(task.batches.epoch(epoch), start=state.epoch * len(task.batches) + 1):
+    for step, (x, y, *weights) in enumerate(task.batches.epoch(epoch), start=state.epoch * len(task.batches) + 1):
         outputs = wrapped(x)
-        loss = task.loss(outputs, y, ramp)
-        penalty = term(outputs, y)  # lambda * Lip(f, X_Lip)
+        loss = task.loss(outputs, y, *weights, ramp=ramp)
+        penalty = term(outputs, y, *weights)  # lambda * Lip(f, X_Lip)
         wrapped.zero_grad()
         accelerator.backward(loss + penalty)  # equation (2)
         term.clip_gradients(accelerator.clip_grad_norm_)
         state.optimizer.step()
         state.lr_schedule.step()
         term.step()  # Algorithm 1
-        running.update(outputs.detach(), y)
+        running.update(outputs.detach(), y, *weights)
         if config.update == "minibatch":
             paper.steer_by_minibatch(term, outputs, y, accelerator)
         elif step % period == 0 and loss.isfinite():
@@ -206,7 +208,7 @@ def _validated(model: nn.Module, task: Task, config: TrainConfig) -> float | Non
     """The value on the validation part, if the weight follows that; else None, and the term has its own."""
     if config.steer_by == "training" or task.validation is None:
         return None
-    return task.value(model, [task.validation])[0]
+    return task.validated(model)
 
 
 def _validate(model: nn.Module, task: Task, config: TrainConfig, epoch: int) -> dict[str, float | None]:
@@ -214,9 +216,9 @@ def _validate(model: nn.Module, task: Task, config: TrainConfig, epoch: int) -> 
     row: dict[str, float | None] = {"validation_accuracy": None, "validation_pgd_accuracy": None}
     if task.validation is None or not task.classification:
         return row
-    row["validation_accuracy"] = accuracy(model, *task.validation)
+    row["validation_accuracy"] = task.validated(model)
     if config.keep == "best-pgd" and epoch > config.choose_after:
-        row["validation_pgd_accuracy"] = paper.pgd_accuracy(model, *task.validation, eps=config.eps)
+        row["validation_pgd_accuracy"] = paper.pgd_accuracy(model, *task.validation[:2], eps=config.eps)
     return row
 
 

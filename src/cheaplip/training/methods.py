@@ -75,6 +75,7 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
         config.target if config.lipschitz is None else config.lipschitz,
         tolerance=config.tolerance,
         attainable=_attainable(task) if config.compares else None,
+        trivial=task.trivial,
         rule=config.rule,
         quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
         initial=INITIAL.get(config.method) if config.initial_weight is None else config.initial_weight,

@@ -35,17 +35,18 @@ def record(scheduler: WeightScheduler) -> dict[str, float | bool | None]:
     return {"target": scheduler.target, "target_value": scheduler.value, "target_met": is_met(scheduler)}
 
 
-def useless_target(term: PenaltyTerm, largest_class: float | None) -> str | None:
-    """Why a target says nothing of what the network has learnt: one constant answer reaches it."""
+def useless_target(term: PenaltyTerm, asked: float | None) -> str | None:
+    """Why a target says nothing of what the network has learnt: one constant answer meets it."""
     scheduler = term.scheduler
-    if not isinstance(scheduler, DiscrepancyPrinciple) or scheduler.quantity != "accuracy" or largest_class is None:
+    if not isinstance(scheduler, DiscrepancyPrinciple) or asked is None or asked == scheduler.target:
         return None
-    if scheduler.target is None or scheduler.target > largest_class:
-        return None
-    return (
-        f"The target of {scheduler.target:.1%} is met by one constant answer: {largest_class:.1%} of the samples are of one "
-        "class. Set a target above that, or balance the classes."
-    )
+    if scheduler.quantity == "accuracy":
+        why = (
+            f"The target of {asked:.1%} is met by one constant answer: {scheduler.trivial:.1%} of the samples are of one class"
+        )
+        return f"{why}. It was raised to {scheduler.target:.1%}. Set one above that, or balance the classes."
+    why = f"The target of {asked:.4g} is met by one constant answer: the variance of the values is {scheduler.trivial:.4g}"
+    return f"{why}. It was lowered to {scheduler.target:.4g}. Set one below that."
 
 
 def shortfall(term: PenaltyTerm, history: Sequence[dict[str, Any]], epochs: int) -> str | None:

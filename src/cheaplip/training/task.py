@@ -18,6 +18,7 @@ from ..inference import check_classifier, forward, forward_checked
 from ..norms import all_finite
 from ..pairs.sets import PairSet
 from ..regularization.margin_loss import margin_cross_entropy
+from ..regularization.term import weighed
 from .batches import LoaderBatches, TensorBatches, split
 from .config import TrainConfig
 
@@ -29,29 +30,41 @@ class Task:
     """What is trained on: fitting batches, validation samples, inputs for pairs, and the loss that goes with the labels."""
 
     batches: TensorBatches | LoaderBatches
-    validation: tuple[Tensor, Tensor] | None
+    validation: tuple[Tensor, ...] | None  # (x, y), or (x, y, weights)
     pair_inputs: Tensor | None  # (n, *input)
     domain: tuple[float, float] | None
     classification: bool
     margin: float = 0.0
     saturation: float = 0.0
-    largest_class: float | None = None  # its share of the fitting part; None where it is not known
+    trivial: float | None = None  # accuracy or loss of the best constant answer on the fitting part; None: not known
 
-    def loss(self, outputs: Tensor, y: Tensor, ramp: float = 0.0) -> Tensor:
-        """Mean cross-entropy for class labels, with `ramp` times margin and saturation; mean squared error for real values."""
-        if not self.classification:
+    def loss(self, outputs: Tensor, y: Tensor, weights: Tensor | None = None, *, ramp: float = 0.0) -> Tensor:
+        """Mean cross-entropy for class labels, with `ramp` times margin and saturation; mean squared error for real values.
+
+        With weights `(n,)`, whose mean over all samples is 1, that of each sample times its weight.
+        """
+        if self.classification:
+            margins = {"margin": ramp * self.margin, "saturation": ramp * self.saturation}
+            return margin_cross_entropy(outputs, y, **margins, weights=weights)
+        if weights is None:
             return mse_loss(outputs, y)
-        return margin_cross_entropy(outputs, y, margin=ramp * self.margin, saturation=ramp * self.saturation)
+        return ((outputs - y).square().flatten(1).mean(1) * weights).mean()
 
     @torch.no_grad()
-    def value(self, model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[float, int]:
+    def value(self, model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> tuple[float, int]:
         """The accuracy on some batches in evaluation mode (for regression, the loss), and the number of samples."""
-        total, n = 0.0, 0
-        for x, y in batches:
+        total, mass, n = 0.0, 0.0, 0
+        for x, y, *weights in batches:
             outputs = forward(model, x)
-            total += float((outputs.argmax(1) == y).sum() if self.classification else self.loss(outputs, y) * len(y))
-            n += len(y)
-        return total / n, n
+            values = (outputs.argmax(1) == y) if self.classification else (outputs - y).square().flatten(1).mean(1)
+            weighted, of_all = weighed(values, *weights)
+            total, mass, n = total + float(weighted), mass + float(of_all), n + len(y)
+        return total / mass, n
+
+    def validated(self, model: nn.Module) -> float:
+        """The value on the validation part."""
+        parts = () if self.validation is None else zip(*(tensor.split(1000) for tensor in self.validation), strict=True)
+        return self.value(model, parts)[0]
 
     def measure(self, model: nn.Module, accelerator: Accelerator) -> tuple[float, int]:
         """A(f; T), the value on the fitting part of all processes, and its n."""
@@ -68,11 +81,13 @@ def make_task(
     *,
     pairs: PairSet | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
+    sample_weight: Tensor | None = None,
 ) -> Task:
     """The task that the data make, on the accelerator's device; nothing is held out for what is given.
 
     Raises:
-        InputError: data and model do not fit, or there is nothing to choose the checkpoint on where that is asked for.
+        InputError: data and model do not fit, or there is nothing to choose the checkpoint on where that is asked for, or
+            weights that are negative, not finite, all 0, or given with a DataLoader.
     """
     device = accelerator.device
     if isinstance(data, DataLoader):
@@ -82,7 +97,9 @@ def make_task(
             "pair_share": 0.0 if pairs is not None else config.pair_share,
             "validation_share": 0.0 if validation is not None else config.validation_share,
         }
-        task = _tensor_task(data, model, config, accelerator, shares)
+        task = _tensor_task(data, model, config, accelerator, shares, sample_weight)
+    if sample_weight is not None and isinstance(data, DataLoader):
+        raise InputError("tensors (x, y) for weights of the samples", "a DataLoader", "Give a loader that draws by them.")
     if validation is not None:
         x, y = validation[0].to(device), validation[1].to(device)
         task = replace(task, validation=(x, y))
@@ -104,6 +121,7 @@ def _tensor_task(
     config: TrainConfig,
     accelerator: Accelerator,
     shares: Mapping[str, float],
+    sample_weight: Tensor | None,
 ) -> Task:
     device = accelerator.device
     x, y = (data.train_x, data.train_y) if isinstance(data, Dataset) else data
@@ -114,19 +132,41 @@ def _tensor_task(
         domain = data.domain
         _fits(model, data.test_x.to(device), data.test_y.to(device))  # now, not when it is evaluated after an hour
     parts = split(len(x), **shares, seed=config.seed)
+    fitted = parts.fit.to(device)
+    tensors = (x, y) if sample_weight is None else (x, y, _weights(sample_weight.to(device), x, fitted))
     batches = TensorBatches(
-        x,
-        y,
-        parts.fit.to(device),
+        *tensors,
+        indices=fitted,
         batch_size=config.batch_size,
         seed=config.seed,
         rank=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    validation = (x[parts.validation], y[parts.validation]) if len(parts.validation) else None
-    largest = float(y[parts.fit.to(device)].bincount().max()) / len(parts.fit) if classification else None
+    validation = tuple(tensor[parts.validation] for tensor in tensors) if len(parts.validation) else None
+    trivial = _trivial(y[fitted], *(weights[fitted] for weights in tensors[2:]))
     pair_inputs = x[parts.pairs] if len(parts.pairs) else None
-    return Task(batches, validation, pair_inputs, domain, classification, largest_class=largest)
+    return Task(batches, validation, pair_inputs, domain, classification, trivial=trivial)
+
+
+def _weights(sample_weight: Tensor, x: Tensor, fitted: Tensor) -> Tensor:
+    """The weights, with mean 1 over the fitting part."""
+    usable = sample_weight.shape == (len(x),) and all_finite(sample_weight) and bool((sample_weight >= 0).all())
+    if not usable or not float(sample_weight[fitted].sum()) > 0:
+        got = f"shape {tuple(sample_weight.shape)}, or negative, not finite, or all 0"
+        raise InputError(f"weights of shape ({len(x)},), finite and >= 0", got, "Give one for each sample.")
+    weights = sample_weight.float()
+    return weights / weights[fitted].mean()
+
+
+def _trivial(y: Tensor, weights: Tensor | None = None) -> float:
+    """The accuracy of the best constant answer, or its mean squared error."""
+    weights = torch.ones(len(y), device=y.device) if weights is None else weights
+    if not y.is_floating_point():
+        return float(y.bincount(weights.double()).max() / weights.sum())
+    values = y.flatten(1).double()
+    of_each = (weights / weights.sum()).double()[:, None]
+    mean = (values * of_each).sum(0)
+    return float(((values - mean).square() * of_each).sum(0).mean())
 
 
 def _loader_task(data: DataLoader[Any], model: nn.Module, config: TrainConfig, accelerator: Accelerator) -> Task:
