@@ -8,19 +8,29 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from ..errors import InputError
+from ..errors import InputError, UnsupportedModuleError
 from ..inference import check_classifier, forward, in_float64
 from .bracket import LipschitzBracket, lipschitz_bracket
+from .centred import certified_distances, dense_network
+from .graph import trace
 from .rounding import LOGITS, NEXT
+from .serial import serial, steps_of
 
 
 def certified_radius(
-    model: nn.Module, x: Tensor, bracket: LipschitzBracket | None = None, *, labels: Tensor | None = None
+    model: nn.Module,
+    x: Tensor,
+    bracket: LipschitzBracket | None = None,
+    *,
+    labels: Tensor | None = None,
+    local: bool = False,
 ) -> Tensor:
     r"""No input within this distance (less than it) of x gets another class.
 
     With y the class of x, radius = min over j != y of (f_y(x) - f_j(x)) / K_yj, where K_yj >= Lip(f_y - f_j): the smaller
-    of sqrt(2) upper (2 upper for the inf-norm on outputs) and the bracket's pairwise bounds.
+    of sqrt(2) upper (2 upper for the inf-norm on outputs) and the bracket's pairwise bounds. With `local` the radius is the
+    largest that was found for which a bound of the changes from x on alone, of f_y - f_j in the ball of that radius round x,
+    proves it (see `bounds.centred`): never smaller than without, and often several times larger.
 
     Args:
         model: the classifier, in exact arithmetic and evaluation mode.
@@ -28,13 +38,15 @@ def certified_radius(
         bracket: of this very network; None: it is computed, with pairwise bounds of the same multipliers. The radius is
             in its norm on inputs; with a bracket on a domain it holds for inputs of the domain.
         labels: true classes, `(n,)`; a sample that is classified otherwise gets 0.
+        local: whether to bound each sample's ball by itself, some 20 ms a sample for hidden layers of 64; for dense
+            networks, and small ones of convolutions and sums, on the 2-norm.
 
     Returns:
         `(n,)`, float64.
 
     Raises:
-        InputError: a model without two outputs at least, labels or a bracket that do not fit.
-        UnsupportedModuleError: no bracket is given and a layer has no rule.
+        InputError: a model without two outputs at least, labels or a bracket that do not fit; `local` on the inf-norm.
+        UnsupportedModuleError: no bracket is given and a layer has no rule; `local` of a network of other layers.
 
     Source: Tsuzuku, Sato, Sugiyama, Lipschitz-margin training, 2018.
     """
@@ -48,12 +60,29 @@ def certified_radius(
     constants = pair_constants(bracket, logits.shape[1]).to(logits)
     best = logits.argmax(1)
     margin = logits.gather(1, best[:, None]) - logits - LOGITS * logits.abs().amax(1, keepdim=True)
-    radius = (margin.clamp(min=0) / constants[best]).nan_to_num(0.0, posinf=math.inf)
-    radius = radius.scatter(1, best[:, None], math.inf).amin(1)
+    margin = margin.clamp(min=0).scatter(1, best[:, None], math.inf)
+    if local:
+        radius = _locally(model, x, constants[best], margin, bracket)
+    else:
+        radius = (margin / constants[best]).nan_to_num(0.0, posinf=math.inf).amin(1)
     if labels is None:
         return radius
     check_classifier(model, x, labels)
     return torch.where(best == labels, radius, 0.0)
+
+
+def _locally(model: nn.Module, x: Tensor, constants: Tensor, margin: Tensor, bracket: LipschitzBracket) -> Tensor:
+    if bracket.input_norm != 2:
+        do = "Ask for a bracket with input_norm=2."
+        raise InputError("a bracket in the 2-norm on inputs for local radii", f"input_norm={bracket.input_norm:g}", do)
+    layers = serial(trace(model, tuple(x.shape[1:])))
+    steps = steps_of(layers) if layers else None
+    network = dense_network(steps) if steps else None
+    if network is None:
+        got = f"a {type(model).__name__} with other layers, or too large"
+        raise UnsupportedModuleError("a network of matrices and activations for local radii", got, "Leave local=True away.")
+    samples = x.flatten(1).to(network.affine[0][0])
+    return certified_distances(network, samples, constants.to(samples), margin.to(samples)).to(margin)
 
 
 def pair_constants(bracket: LipschitzBracket, classes: int) -> Tensor:

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .layers.activations import acts_entrywise
-from .layers.constants import Reshaping, exact_copy
-from .layers.entrywise import Partly
+from .layers.constants import BatchNorm, Reshaping, exact_copy
+from .layers.entrywise import Partly, flattened
 from .layers.layer import Layer
 from .layers.region import Region, everywhere
 from .multipliers.chain import linear_weight
@@ -50,6 +50,34 @@ def serial(network: Network) -> tuple[Layer, ...] | None:
             state.activate(active)
     state.flush()
     return (Layer(nn.Flatten(), network.shape, (inputs,), network.order[0].region), *state.layers)
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A matrix and what is added, with the size of that."""
+
+    weight: Tensor  # (rows, columns), float64
+    bias: Tensor  # (rows,)
+    size: Tensor  # (rows,), magnitude of the terms summed into the bias, for its rounding error
+
+
+def steps_of(layers: Sequence[Layer]) -> list[Affine | nn.Module] | None:
+    """The layers as matrices and activations; None if one is neither."""
+    steps: list[Affine | nn.Module] = []
+    for layer in layers:
+        module, shape, out = layer.module, layer.shape, layer.out
+        if isinstance(module, Reshaping):
+            continue
+        weight = linear_weight(module, shape, out)
+        if weight is not None and weight.dim() == 2 and weight.shape == (math.prod(out), math.prod(shape)):
+            bias = exact_copy(module)(torch.zeros(1, *shape).to(weight)).flatten()
+            shift = module.bias if isinstance(module, BatchNorm) else None  # the difference of it and what the mean makes
+            steps.append(Affine(weight, bias, bias.abs() + (0 if shift is None else 2 * shift.abs().max())))
+        elif weight is None and acts_entrywise(module):
+            steps.append(flattened(exact_copy(module)))
+        else:
+            return None
+    return steps
 
 
 Parts = Sequence[tuple[Value, Tensor | None]]

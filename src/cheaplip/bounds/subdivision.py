@@ -27,12 +27,10 @@ import torch
 from torch import Tensor, nn
 
 from ..domains import Ball, Domain, box_of
-from .layers.activations import acts_entrywise, derivative, slope_interval
-from .layers.constants import BatchNorm, Reshaping, exact_copy
-from .layers.entrywise import flattened
+from .layers.activations import derivative, slope_interval
 from .layers.layer import Layer
-from .multipliers.chain import linear_weight
 from .rounding import SLOPES, TINY, UNIT, gamma
+from .serial import Affine, steps_of
 
 FEW = 6
 """With more inputs than this there would be too many cells."""
@@ -118,9 +116,9 @@ def subdivide(
     """
     shape = layers[0].shape
     low, high = (end.reshape(1, -1) for end in box_of(domain, shape))
-    if math.prod(shape) > FEW or not (low < high).all() or (steps := _steps(layers)) is None:
+    if math.prod(shape) > FEW or not (low < high).all() or (steps := steps_of(layers)) is None:
         return None
-    device = next((step.weight.device for step in steps if isinstance(step, _Affine)), torch.device("cpu"))
+    device = next((step.weight.device for step in steps if isinstance(step, Affine)), torch.device("cpu"))
     low, high = low.to(device), high.to(device)
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     at_once, most = _cells_allowed(layers, steps)
@@ -147,49 +145,23 @@ def subdivide(
     return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest)
 
 
-@dataclass(frozen=True)
-class _Affine:
-    weight: Tensor  # (rows, columns), float64
-    bias: Tensor  # (rows,)
-    size: Tensor  # (rows,), magnitude of the terms summed into the bias, for its rounding error
-
-
-def _steps(layers: Sequence[Layer]) -> list[_Affine | nn.Module] | None:
-    """The layers as matrices and activations; None if one is neither."""
-    steps: list[_Affine | nn.Module] = []
-    for layer in layers:
-        module, shape, out = layer.module, layer.shape, layer.out
-        if isinstance(module, Reshaping):
-            continue
-        weight = linear_weight(module, shape, out)
-        if weight is not None and weight.dim() == 2 and weight.shape == (math.prod(out), math.prod(shape)):
-            bias = exact_copy(module)(torch.zeros(1, *shape).to(weight)).flatten()
-            shift = module.bias if isinstance(module, BatchNorm) else None  # the difference of it and what the mean makes
-            steps.append(_Affine(weight, bias, bias.abs() + (0 if shift is None else 2 * shift.abs().max())))
-        elif weight is None and acts_entrywise(module):
-            steps.append(flattened(exact_copy(module)))
-        else:
-            return None
-    return steps
-
-
-def _cells_allowed(layers: Sequence[Layer], steps: Sequence[_Affine | nn.Module]) -> tuple[int, int]:
+def _cells_allowed(layers: Sequence[Layer], steps: Sequence[Affine | nn.Module]) -> tuple[int, int]:
     """At once, and in all."""
     inputs, width = math.prod(layers[0].shape), max(math.prod(layer.out) for layer in layers)
     kinks: int = inputs * sum(_jumps(step) for step in steps if isinstance(step, nn.Module))
     matrices = 2 * inputs * min(2**kinks, BRANCHES)  # A and R, a row an input
-    products = matrices * sum(step.weight.numel() for step in steps if isinstance(step, _Affine))
+    products = matrices * sum(step.weight.numel() for step in steps if isinstance(step, Affine))
     return max(1, min(AT_ONCE, ENTRIES // (width * matrices))), min(CELLS, WORK // max(products, 1))
 
 
-def _jacobian(steps: Sequence[_Affine | nn.Module], centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+def _jacobian(steps: Sequence[Affine | nn.Module], centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     """A and R, transposed, `(cells, branches, inputs, outputs)`, for cells of this centre and half width, `(cells, inputs)`."""
     cells, inputs = centre.shape
     z, deviation = centre, torch.zeros_like(centre)  # (cells, entries), and the rounding errors of z
     middle = torch.eye(inputs).to(centre).expand(cells, 1, -1, -1)  # (cells, branches, inputs, entries)
     radius = torch.zeros_like(middle)
     for step in steps:
-        if isinstance(step, _Affine):
+        if isinstance(step, Affine):
             weight, size, rounding = step.weight, step.weight.abs(), gamma(step.weight.shape[1] + 1)
             deviation = (deviation + rounding * z.abs()) @ size.T * (1 + rounding) + rounding * step.size
             radius = (radius + rounding * middle.abs()) @ size.T * (1 + rounding)
@@ -208,7 +180,7 @@ def _jacobian(steps: Sequence[_Affine | nn.Module], centre: Tensor, half: Tensor
     return middle, radius
 
 
-def _attained(steps: Sequence[_Affine | nn.Module], points: Tensor, **norms: float) -> Tensor:
+def _attained(steps: Sequence[Affine | nn.Module], points: Tensor, **norms: float) -> Tensor:
     """The norm of the Jacobian at these points, rounded down, `(points,)`; 0 where one lies on a kink that matters."""
     middle, radius = _jacobian(steps, points, torch.zeros_like(points))
     norm = _norm(middle[:, :1], 0 * radius[:, :1], **norms) / (1 + SLOPES) ** 2

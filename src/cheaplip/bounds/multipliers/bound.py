@@ -58,11 +58,12 @@ def certified(chain: Chain, *, pairwise: bool = False, deadline: float = math.in
 
 
 def pair_bounds(gram: Tensor) -> Tensor:
-    """Upper bounds of Lip(f_i - f_j) from the matrix of `proved_bound`, `(outputs, outputs)`, rounded upwards."""
-    diagonal = gram.diagonal()
-    total = diagonal[:, None] + diagonal
+    """Upper bounds of Lip(f_i - f_j) from the matrix of `proved_bound`, `(..., outputs, outputs)`, rounded upwards."""
+    diagonal = gram.diagonal(dim1=-2, dim2=-1)
+    total = diagonal[..., :, None] + diagonal[..., None, :]
     squares = total - 2 * gram + ROOTS * total  # of both: the difference may cancel
-    return (squares.clamp(min=0).sqrt() * (1 + ROOTS)).fill_diagonal_(0.0)
+    own = torch.eye(gram.shape[-1], dtype=torch.bool, device=gram.device)
+    return (squares.clamp(min=0).sqrt() * (1 + ROOTS)).masked_fill(own, 0.0)
 
 
 def is_narrower(local: Chain, chain: Chain) -> bool:

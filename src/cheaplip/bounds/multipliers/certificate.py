@@ -14,7 +14,8 @@ Any t for which the Cholesky factorisations succeed is a proof. With the best t 
 
 A weight is a matrix `(rows, columns)` or a stack `(frequencies, rows, columns)` of the symbols of a convolution, whose
 operator is block-diagonal with these blocks. A vector of k multipliers serves n entries in k runs of n / k neighbours
-(the channels of an image); so does a diagonal Sigma, kept as a vector wherever m = 0.
+(the channels of an image); so does a diagonal Sigma, kept as a vector wherever m = 0. With slopes and multipliers
+`(samples, rows)` there is one recursion a sample, on the same matrices.
 
 `output_gram` is this recursion. What varies is the arithmetic of its lines: plain float64 here, `Rigorous` with a bound of
 the rounding errors for a proof, one with a barrier in `search`, one that keeps its states in `gradient`.
@@ -31,7 +32,7 @@ from torch import Tensor
 from ..rounding import EIGENVALUES, INWARDS, NEXT, TINY, UNIT, gamma
 
 Slopes = tuple[Tensor, Tensor]
-"""The interval [a, b] of an activation's slopes: two tensors, each `()` or `(rows,)`."""
+"""The interval [a, b] of an activation's slopes: two tensors, each `()`, `(rows,)` or `(samples, rows)`."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class Arithmetic:
 
     def congruence(self, weight: Tensor, deviation: Tensor | None, index: int) -> Tensor:
         """W_i diag(deviation^2) W_i^H, for the weight of this index; None: all deviations are 1."""
-        half = weight if deviation is None else weight * spread(deviation, weight.shape[-1])
+        half = weight if deviation is None else weight * spread(deviation, weight.shape[-1])[..., None, :]
         return half @ half.mH
 
     def activation(self, gram: Tensor, slopes: Slopes, log_t: Tensor) -> ActivationState | None:
@@ -75,8 +76,11 @@ class Arithmetic:
 
     def factor(self, gram: Tensor, root: Tensor, room: float = 1.0) -> Tensor | None:
         """L with L L^H = `room` I - T^1/2 G T^1/2; None if there is none."""
-        shifted = room * torch.eye(gram.shape[-1]).to(gram) - root[:, None] * gram * root
-        factor, failed = torch.linalg.cholesky_ex(shifted)
+        shifted = room * torch.eye(gram.shape[-1]).to(gram) - root[..., :, None] * gram * root[..., None, :]
+        return self.settled(*torch.linalg.cholesky_ex(shifted))
+
+    def settled(self, factor: Tensor, failed: Tensor) -> Tensor | None:
+        """The factor, or None where one failed."""
         return None if failed.any() else factor
 
     def coupled(self, weight: Tensor, state: ActivationState) -> Tensor:
@@ -85,10 +89,10 @@ class Arithmetic:
         return _hermitian(half @ moved + s.mH @ s)
 
     def _halves(self, weight: Tensor, state: ActivationState) -> tuple[Tensor, Tensor, Tensor]:
-        half = weight * state.middle
+        half = weight * state.middle.expand(state.root.shape)[..., None, :]
         moved = state.gram @ half.mH
         # a contraction (m = 0) is not coupled: there is a factor
-        s = torch.linalg.solve_triangular(state.factor, state.root[:, None] * moved, upper=False)
+        s = torch.linalg.solve_triangular(state.factor, state.root[..., :, None] * moved, upper=False)
         return half, moved, s
 
 
@@ -101,7 +105,7 @@ class Rigorous(Arithmetic):
 
     def congruence(self, weight: Tensor, deviation: Tensor | None, index: int) -> Tensor:
         """Enlarged by the error of a product whose rows have absolute sums a_i."""
-        half = weight if deviation is None else weight * spread(deviation * (1 + 16 * UNIT), weight.shape[-1])
+        half = weight if deviation is None else weight * spread(deviation * (1 + 16 * UNIT), weight.shape[-1])[..., None, :]
         sums = half.abs().sum(-1).square()
         gram = half @ half.mH
         return gram + torch.diag_embed(gamma(2 * half.shape[-1]) * sums.shape[-1] * sums).to(gram)
@@ -115,7 +119,7 @@ class Rigorous(Arithmetic):
         """Enlarged by the error of the solution, which grows with the condition of L."""
         half, moved, s = self._halves(weight, state)
         result = _hermitian(half @ moved + s.mH @ s)
-        n, rows = len(state.root), half.shape[-2]
+        n, rows = state.root.shape[-1], half.shape[-2]
         inverse = torch.linalg.solve_triangular(state.factor, torch.eye(n).to(s), upper=False)
         condition = n * torch.linalg.matrix_norm(inverse)[..., None]  # at least that of L, whose norm is at most 1
         # a_i: the deviation of A's row i and the length of its column of S
@@ -184,7 +188,7 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor | None:
 
 def spread(values: Tensor, n: int) -> Tensor:
     """K values for n entries, in runs of neighbours."""
-    return values if len(values) == n else values.repeat_interleave(n // len(values))
+    return values if values.shape[-1] == n else values.repeat_interleave(n // values.shape[-1], -1)
 
 
 def _hermitian(matrix: Tensor) -> Tensor:

@@ -32,18 +32,35 @@ class _Choosing(Arithmetic):
 
     def activation(self, gram: Tensor, slopes: Slopes, log_t: Tensor) -> ActivationState | None:
         """With multipliers of its own instead of the given ones, of which only the number counts."""
-        low, high = slopes
-        k, n = len(log_t), gram.shape[-1]
-        share = ((high - low) / 2 / torch.maximum(high.abs(), low.abs())).nan_to_num(0.5)
-        share = share.clamp(1e-6, 1.0).pow(self._share).clamp(max=1 - 1e-3)
-        share = share.expand(k) if share.dim() == 0 else share.reshape(k, -1).amin(1)
-        lengths = gram.diagonal(dim1=-2, dim2=-1).real.reshape(-1, k, n // k).amax((0, 2))
-        scale = (lengths / lengths.amax().clamp(min=TINY)).clamp(min=1e-6) ** self._diagonal
-        moving = high > low  # where the slope is known, the multiplier is void
-        root = spread(scale.rsqrt(), n) * spread(moving.expand(k) if moving.dim() == 0 else moving, n)
-        g = torch.linalg.eigvalsh(root[:, None] * gram * root).amax().clamp(min=TINY)
-        self.logs.append((share / (g * scale)).log())
+        self.logs.append(closed_form(gram, slopes, len(log_t), self._share, self._diagonal))
         return super().activation(gram, slopes, self.logs[-1])
+
+
+def closed_form(gram: Tensor, slopes: Slopes, k: int, power: float, diagonal: float) -> Tensor:
+    """Logarithms of multipliers for G `(..., n, n)`: `(k,)`, or `(samples, n)` for slopes `(samples, n)` and k = n.
+
+    Args:
+        gram: G.
+        slopes: [a, b].
+        k: how many.
+        power: of the share s; 1 proves the product of the norms, or less.
+        diagonal: power of the diagonal of G in d.
+    """
+    low, high = slopes
+    n = gram.shape[-1]
+    share = ((high - low) / 2 / torch.maximum(high.abs(), low.abs())).nan_to_num(0.5)
+    share = share.clamp(1e-6, 1.0).pow(power).clamp(max=1 - 1e-3)
+    lengths = gram.diagonal(dim1=-2, dim2=-1).real
+    if low.dim() < 2:  # the same for all blocks and for runs of neighbours
+        share = share.expand(k) if share.dim() == 0 else share.reshape(k, -1).amin(1)
+        lengths = lengths.reshape(-1, k, n // k).amax((0, 2))
+    scale = (lengths / lengths.amax(-1, keepdim=True).clamp(min=TINY)).clamp(min=1e-6) ** diagonal
+    moving = high > low  # where the slope is known, the multiplier is void
+    root = spread(scale.rsqrt(), n) * spread(moving.expand(k) if moving.dim() == 0 else moving, n)
+    largest = torch.linalg.eigvalsh(root[..., :, None] * gram * root[..., None, :])[..., -1].clamp(min=TINY)
+    largest = largest.amax() if low.dim() < 2 else largest[..., None]
+    logs: Tensor = (share / (largest * scale)).log()
+    return logs
 
 
 def gram_multipliers(chain: Chain, share: float = 1.0, diagonal: float = 0.0) -> tuple[list[Tensor], float]:
