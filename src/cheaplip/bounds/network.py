@@ -45,7 +45,12 @@ class Concatenation(Value):
     """Values side by side, or constants between them."""
 
     dim: int = field(kw_only=True)  # of a sample; negative ones count from the last
-    constants: bool = field(default=False, kw_only=True)
+    starts: tuple[int, ...] = field(kw_only=True)  # of the values along that axis
+
+    @property
+    def constants(self) -> bool:
+        """Whether there are any."""
+        return sum(one.shape[self.dim] for one in self.inputs) < self.shape[self.dim]
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,7 @@ class Product(Value):
 
     sizes: tuple[float, float] = field(kw_only=True)  # of either, as it acts on the other
     where: str = field(kw_only=True)
+    matrices: bool = field(default=False, kw_only=True)  # of matrices in the last two axes, not entry by entry
 
 
 ChainBound = Callable[[Sequence[Layer]], float]

@@ -42,7 +42,7 @@ def serial(network: Network) -> tuple[Layer, ...] | None:
             continue
         kept = [one for one in state.live if last_use.get(id(one), len(network.order)) > i]
         active = value if isinstance(value, Applied) and acts_entrywise(value.layer.module) else None
-        parts = _parts(value) if active is None else [(value.inputs[0], None)]
+        parts = parts_of(value) if active is None else [(value.inputs[0], None)]
         if parts is None or sum(math.prod(one.shape) for one in (*kept, value)) > MOST:
             return None
         state.move([*kept, value], parts, _bias(value) if active is None else None)
@@ -143,14 +143,15 @@ def _beside(values: list[Value]) -> Region:
     return Region(low, high, centre)
 
 
-def _parts(value: Value) -> Parts | None:
+def parts_of(value: Value) -> Parts | None:
+    """Its inputs, in their order, each with a matrix, of which it is the sum but for constants; None if it is none."""
     if isinstance(value, Sum):
         return [(one, None) for one in value.inputs]
-    if isinstance(value, Concatenation) and not value.constants:
+    if isinstance(value, Concatenation):
         places = torch.arange(math.prod(value.shape)).reshape(value.shape)
-        pieces = places.split([one.shape[value.dim] for one in value.inputs], value.dim)
         identity = torch.eye(places.numel()).double()
-        return [(one, identity[:, piece.flatten()]) for one, piece in zip(value.inputs, pieces, strict=True)]
+        pairs = zip(value.inputs, value.starts, strict=True)
+        return [(one, identity[:, places.narrow(value.dim, start, one.shape[value.dim]).flatten()]) for one, start in pairs]
     if not isinstance(value, Applied):
         return None
     module, shape, out = value.layer.module, value.layer.shape, value.layer.out
@@ -162,6 +163,12 @@ def _parts(value: Value) -> Parts | None:
 
 
 def _bias(value: Value) -> Tensor | None:
+    if isinstance(value, Concatenation) and value.constants:
+        places = torch.arange(math.prod(value.shape)).reshape(value.shape)
+        constants: Tensor = value.region.centre.flatten().clone()
+        for one, start in zip(value.inputs, value.starts, strict=True):
+            constants[places.narrow(value.dim, start, one.shape[value.dim]).flatten()] = 0
+        return constants
     if not isinstance(value, Applied) or isinstance(value.layer.module, Reshaping):
         return None
     f = exact_copy(value.layer.module).cpu()

@@ -3,17 +3,21 @@ r"""Constants of layers that divide by the spread of their input: LayerNorm, Gro
 With z the n entries of a group, or what is left of them after their mean, y = z / s with s^2 = |z|^2 / n + eps. The Jacobian
 (I - z z^T / (n s^2)) / s has norm at most 1 / s. So the constant is 1 / sqrt(eps) on all inputs, some hundreds, and
 1 / sqrt(r^2 + eps) on a region in which |z| / sqrt(n) is at least r. No entry of y exceeds sqrt(n).
+
+Near a centre it is near m (I - w w^T), with w = z / (sqrt(n) s) there: where z is within r, 1 / s is between two numbers with
+the mean m, and w w^T has moved by the sine of an angle, at most r / (sqrt(n) s) (of z with sqrt(n eps) as one more entry).
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
 from ...errors import UnsupportedModuleError
-from ..rounding import PRODUCTS
+from ..rounding import INTERVALS, PRODUCTS, SLOPES
 from .constants import layer_norm, local_norm
 from .region import Region, Shape, everywhere
 
@@ -35,6 +39,43 @@ def _(module: Normalization, shape: Shape, region: Region) -> float:
     weight = module.weight
     steepest = 1.0 if weight is None else float(weight.detach().double().abs().max())
     return steepest / math.sqrt(least + eps) * (1 + PRODUCTS)
+
+
+def near_centre(
+    module: Normalization, region: Region, reach: Callable[[Tensor], float]
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The Jacobian as M C and errors: C, M, the group of each entry, and |J - M C|_2 of it, times its weight.
+
+    Args:
+        module: the layer.
+        region: of its input.
+        reach: how far a linear map `(rows, entries)` of the input can be from the one at the centre.
+    """
+    shape = tuple(region.low.shape[1:])
+    entries = math.prod(shape)
+    centre = _groups(module, region.centre)[0]  # (groups, n)
+    groups, n = centre.shape
+    centring = torch.eye(n, dtype=torch.float64) - (0 if isinstance(module, nn.RMSNorm) else 1 / n)
+    before = torch.block_diag(*[centring] * groups)
+    z = centre @ centring
+    away = torch.linalg.vector_norm(
+        _groups(module, torch.maximum(region.high - region.centre, region.centre - region.low))[0], dim=1
+    )
+    far = torch.tensor([reach(rows) for rows in before.split(n)], dtype=torch.float64)
+    r, length = torch.minimum(away, far) * (1 + INTERVALS), torch.linalg.vector_norm(z, dim=1)
+    s, least, most = (((length + by).clamp(min=0).square() / n + _eps(module)).sqrt() for by in (0 * r, -r, r))
+    least, most = least * (1 - INTERVALS), most * (1 + INTERVALS)
+    w = z / (math.sqrt(n) * s)[:, None]
+    mean = (1 / least + 1 / most) / 2
+    size = (1 / least - 1 / most) / 2 + (r / (math.sqrt(n) * s)).clamp(max=1) / least
+    far_off = size >= 1 / least  # then 0 is the better matrix
+    mean, size = torch.where(far_off, 0.0, mean), torch.where(far_off, 1 / least, size) * (1 + INTERVALS) + SLOPES / least
+    blocks = mean[:, None, None] * (torch.eye(n).double() - w[:, :, None] * w[:, None])
+    factor = torch.ones(entries, dtype=torch.float64)
+    if module.weight is not None:
+        factor = _aligned(module, module.weight.detach().double().cpu(), len(shape)).expand(shape).flatten()
+    group = torch.arange(groups).repeat_interleave(n)
+    return before, factor[:, None] * torch.block_diag(*blocks), group, factor.abs() * size[group]
 
 
 def normalized_range(module: Normalization, shape: Shape) -> Tensor:

@@ -80,7 +80,7 @@ def _(module: MaxPool, shape: Shape) -> float:
 @infinity_norm.register
 def _(module: Softmax, shape: Shape) -> float:
     """1/2: the Jacobian diag(p) - p p^T is symmetric, with absolute row sums 2 p_i (1 - p_i) (Gershgorin); less on a domain."""
-    _axis(module, shape)
+    softmax_axis(module, shape)
     return 0.5
 
 
@@ -92,7 +92,7 @@ def _(module: Softmax, shape: Shape, region: Region) -> float:
 
 def softmax_range(module: Softmax, region: Region) -> tuple[Tensor, Tensor]:
     """Least and largest probabilities: of an entry at one end and all others at the other end."""
-    dim = _axis(module, tuple(region.low.shape[1:]))
+    dim = softmax_axis(module, tuple(region.low.shape[1:]))
     low, high = (-region.high, -region.low) if isinstance(module, nn.Softmin) else (region.low, region.high)
     ends = []
     for own, others in ((low, high), (high, low)):
@@ -107,7 +107,7 @@ def softmax_range(module: Softmax, region: Region) -> tuple[Tensor, Tensor]:
 @layer_norm.register
 def _(module: nn.LogSoftmax, shape: Shape) -> float:
     """Sqrt(classes): the Jacobian I - 1 p^T is a projection along 1, whose norm is |1| |p|."""
-    return math.sqrt(shape[_axis(module, shape)]) * NEXT
+    return math.sqrt(shape[softmax_axis(module, shape)]) * NEXT
 
 
 @infinity_norm.register
@@ -115,8 +115,8 @@ def _(module: nn.LogSoftmax, shape: Shape) -> float:
     return 2.0
 
 
-def _axis(module: Softmax | nn.LogSoftmax, shape: Shape) -> int:
-    """Of a sample's tensor, from the last."""
+def softmax_axis(module: Softmax | nn.LogSoftmax, shape: Shape) -> int:
+    """The axis of a sample's tensor, from the last."""
     dims = len(shape) + 1
     dim = -3 if isinstance(module, nn.Softmax2d) else module.dim
     if dim is None or dim % dims == 0 or not -dims <= dim < dims:

@@ -167,13 +167,13 @@ def proved_bound(
     """
     for shift in inwards:
         gram = output_gram(chain, [log - (i + 1) * shift for i, log in enumerate(log_multipliers)], RIGOROUS)
-        if gram is not None and (square := _largest_eigenvalue(gram)) is not None:
-            return float(square.sqrt()) * NEXT, gram
+        if gram is not None and (value := proved_root(gram)) is not None:
+            return value, gram
     return None
 
 
-def _largest_eigenvalue(gram: Tensor) -> Tensor | None:
-    """An upper bound lambda of the largest eigenvalue, proved: Cholesky shows lambda I - G positive definite."""
+def proved_root(gram: Tensor) -> float | None:
+    """An upper bound of the root of the largest eigenvalue lambda, proved: Cholesky shows lambda I - G positive definite."""
     if not gram.isfinite().all():
         return None
     n = gram.shape[-1]
@@ -182,7 +182,7 @@ def _largest_eigenvalue(gram: Tensor) -> Tensor | None:
     for slack in EIGENVALUES:
         square: Tensor = largest * (1 + n * slack)
         if not torch.linalg.cholesky_ex(square * (1 - gamma(n) * n) * identity - gram).info.any():
-            return square
+            return float(square.sqrt()) * NEXT
     return None
 
 

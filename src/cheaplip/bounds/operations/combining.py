@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -133,7 +134,10 @@ def side_by_side(parts: Sequence[Value], dim: int, regions: Sequence[Region] | N
         torch.cat([getattr(region, name) for region in regions], dim + 1) for name in ("low", "high", "centre")
     )
     region = Region(low, high, centre, math.hypot(*(region.reach for region in regions)) * (1 + PRODUCTS))
-    return Concatenation(region, tuple(parts), dim=dim, constants=len(parts) < len(regions))
+    ends = list(itertools.accumulate((one.low.shape[dim + 1] for one in regions), initial=0))
+    moving = {id(part.region) for part in parts}
+    starts = [start for start, one in zip(ends, regions, strict=False) if id(one) in moving]
+    return Concatenation(region, tuple(parts), dim=dim, starts=tuple(starts))
 
 
 def _put_together(parts: tuple[Value, ...], dim: int) -> Value | None:
@@ -166,7 +170,8 @@ def _matrix_product(call: Call) -> Value:
     else:
         low, high = torch.full_like(centre, -math.inf), torch.full_like(centre, math.inf)
     reach = sizes[1] * x.reach + float(torch.linalg.matrix_norm(x.centre.nan_to_num(), 2).max()) * y.reach
-    return Product(limited(low, high, centre, _number(reach)), (a, b), sizes=sizes, where=call.recorder.where)
+    region = limited(low, high, centre, _number(reach))
+    return Product(region, (a, b), sizes=sizes, where=call.recorder.where, matrices=True)
 
 
 def _dense(call: Call, value: Value, weight: Tensor) -> Value:
