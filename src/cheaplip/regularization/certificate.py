@@ -2,7 +2,9 @@
 
 The bound of `bounds.multipliers` is differentiable in the weights and in the multipliers, does not depend on the batch,
 and holds for any feasible multipliers. So the multipliers follow the weights by a few steps of an optimiser of their own
-instead of a new search. What is reported after training is the verified bound of `upper_bound`, never this one.
+instead of a new search. Where a network has branches, or multipliers would cost too much, the product of norms takes their
+place, by power iterations that follow the weights likewise. What is reported after training is the verified bound of
+`upper_bound`, never this one.
 """
 
 from __future__ import annotations
@@ -17,9 +19,11 @@ from torch import Tensor, nn
 from ..bounds.graph import trace
 from ..bounds.layers.layer import Shape
 from ..bounds.multipliers.certificate import Chain, proved_bound
-from ..bounds.multipliers.chain import make_chain
+from ..bounds.multipliers.chain import make_chain, work
 from ..bounds.multipliers.gradient import bound_with_gradient
 from ..bounds.multipliers.search import search_multipliers
+from ..bounds.upper import product_of_norms
+from ..bounds.warm import WarmProduct, unseen
 from ..errors import InputError, UnsupportedModuleError, require_in
 from ..inference import Model, device_of
 from .gradient_clip import GradientClip
@@ -27,12 +31,14 @@ from .options import PairOptions
 from .penalty import ClipNorm, Penalty, PenaltySum
 from .regularizer import LipschitzRegularizer
 
-EXPECTED = "a chain of layers with multipliers, for a certificate in training"
+EXPECTED = "layers whose weights a certificate in training can follow"
 DO = "Train without certify, and bound the network afterwards."
 SEARCH = 50
 """Iterations of the first search, at each of its stages."""
 JUMP = 1.1
 """A bound that has grown by this factor since the last one may be near the edge of the feasible multipliers."""
+WORK = 2**33
+"""Multiplications a call, about, beyond which the product of norms takes the place of multipliers: a second or so."""
 LEARNING_RATE = 0.01
 """Of Adam, on the logarithms of the multipliers."""
 
@@ -47,10 +53,11 @@ class CertificateRegularizer(Penalty):
     feasible, so no training fails by it.
 
     Dense layers have a multiplier for each neuron, convolutions one for each channel. A dense layer of n rows costs about
-    n^3 operations a call, in float64.
+    n^3 operations a call, in float64. A network with branches, or of more than `WORK` operations, gets sums and products of
+    its layers' norms, `kind` says so: much cheaper, and a much larger number.
 
     Args:
-        model: a network without branches, of layers with a rule.
+        model: a network of layers with a rule on all inputs.
         shape: shape of one input, without the batch dimension.
         interval: steps from one penalty to the next.
         steps: penalties in an epoch, for `GradientClip`.
@@ -59,7 +66,8 @@ class CertificateRegularizer(Penalty):
 
     Raises:
         InputError: a model that is not an `nn.Module`.
-        UnsupportedModuleError: a layer without a rule, by its name; a network with branches; matrices that are too large.
+        UnsupportedModuleError: a layer without a rule, or one whose weight is not followed, by its name; a network without a
+            constant on all inputs.
 
     Source: Fazlyab et al. 2019 for the bound; see `bounds.multipliers`.
     """
@@ -83,10 +91,8 @@ class CertificateRegularizer(Penalty):
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._model = model
-        chain = trace(model, shape).last_chain
-        if not (chain.is_whole_network and chain.layers):
-            raise UnsupportedModuleError(EXPECTED, "a network with branches", DO)
-        self._layers = chain.layers
+        network = trace(model, shape)
+        self._shape, self._layers = shape, network.last_chain.layers
         self._clip = GradientClip(steps)
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -94,7 +100,17 @@ class CertificateRegularizer(Penalty):
         self._calls = 0
         self._due = False  # the last call had a graph
         with torch.enable_grad():
-            self._refuse_unseen(self._chain())
+            chain = make_chain(self._layers, local=False) if network.last_chain.is_whole_network and self._layers else None
+            seen = None if chain is None else torch.stack([weight.abs().square().sum() for weight in chain.weights]).sum()
+            fits = chain is not None and seen is not None and work(chain) <= WORK and unseen(self._model, seen) is None
+            self._product = None if fits else WarmProduct(network)
+            if self._product is not None:
+                self._refuse_unseen(self._product.bound())
+
+    @property
+    def kind(self) -> str:
+        """What the bound is made of."""
+        return "multipliers" if self._product is None else "product of layer norms"
 
     def __call__(self) -> Tensor:
         """`interval` * upper^power, `()`, with a graph to the parameters when it is due, else 0."""
@@ -114,6 +130,10 @@ class CertificateRegularizer(Penalty):
 
     def bound(self) -> Tensor:
         """The upper bound of Lip(f), `()`, float64, with a graph; not rounded upwards."""
+        if self._product is not None:
+            bound = self._product.bound()
+            self._latest = float(bound.detach())
+            return bound
         chain = self._chain()
         if len(self._logs) < len(chain.slopes):
             with torch.no_grad():
@@ -142,11 +162,13 @@ class CertificateRegularizer(Penalty):
 
     def constant(self) -> float | None:
         """The bound at the last penalty, not verified; None before the first."""
-        return self._latest if self._logs else None
+        return self._latest if math.isfinite(self._latest) else None
 
     @torch.no_grad()
     def upper_bound(self) -> float | None:
         """What the multipliers prove of the weights now, verified as in `upper_bound`; None before the first call."""
+        if self._product is not None:
+            return product_of_norms(self._model, self._shape)
         if not self._logs:
             return None
         self.bound()  # makes them feasible
@@ -166,6 +188,7 @@ class CertificateRegularizer(Penalty):
             "calls": self._calls,
             "skipped": self.skipped,
             "clip": self._clip.state_dict(),
+            "vectors": [] if self._product is None else self._product.vectors(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -174,13 +197,14 @@ class CertificateRegularizer(Penalty):
             device = device_of(self._model)
             self._optimizer = self._start([log.to(device) for log in state["logs"]])
             self._optimizer.load_state_dict(state["optimizer"])
+        if self._product is not None:
+            self._product.resume(state["vectors"])
         self._latest, self._calls, self.skipped = state["latest"], state["calls"], state["skipped"]
         self._clip.load_state_dict(state["clip"])
 
     def _chain(self) -> Chain:
         chain = make_chain(self._layers, local=False)
-        if chain is None:
-            raise UnsupportedModuleError(EXPECTED, "one whose matrices are too large", DO)
+        assert chain is not None  # it was not when the regularizer was made
         return chain
 
     def _bound(self, chain: Chain) -> Tensor:
@@ -208,14 +232,11 @@ class CertificateRegularizer(Penalty):
         self._logs = [log.detach().clone().requires_grad_() for log in logs]
         return torch.optim.Adam(self._logs, lr=LEARNING_RATE, fused=True)  # a few small tensors: launching is all it costs
 
-    def _refuse_unseen(self, chain: Chain) -> None:
-        """Refuse a layer that the chain has as a number alone: the penalty would have no gradient to its weights."""
-        seen = torch.stack([weight.abs().square().sum() for weight in chain.weights]).sum()
-        for module in (layer.module for layer in self._layers):
-            weights = [p for name, p in module.named_parameters() if "weight" in name and p.requires_grad]
-            gradients = torch.autograd.grad(seen, weights, retain_graph=True, allow_unused=True) if weights else ()
-            if any(gradient is None for gradient in gradients):
-                raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
+    def _refuse_unseen(self, bound: Tensor) -> None:
+        if not bound.isfinite():
+            raise UnsupportedModuleError(EXPECTED, "a network without a constant on all inputs", DO)
+        if (module := unseen(self._model, bound)) is not None:
+            raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
 
 
 def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: int = 50) -> Penalty:

@@ -92,6 +92,11 @@ def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
     return Chain(weights, [(low.to(device), high.to(device)) for (low, high), _ in settled], [k for _, k in settled])
 
 
+def work(chain: Chain) -> int:
+    """Multiplications of one evaluation of its certificate with the gradient, about."""
+    return sum(weight.numel() * weight.shape[-2] + 2 * weight.numel() * weight.shape[-1] for weight in chain.weights)
+
+
 def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
     """The matrix or symbols of a linear layer; None for any other, and for linear ones better taken as contractions."""
     if not isinstance(module, Linear) or (isinstance(module, nn.Linear) and rule_type(module) is not nn.Linear):
