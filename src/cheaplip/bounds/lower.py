@@ -69,6 +69,11 @@ def lower_bound(
     x = inputs.detach().double()
     low, high = (x.amin(), x.amax()) if domain is None else (end.to(x) for end in box_of(domain, tuple(x.shape[1:])))
     u = x.clamp(low, high)
+    norms = {"input_norm": input_norm, "output_norm": output_norm}
+    candidates = []
+    if domain is None and bool(low < high):  # never below the bound on the box that the inputs span
+        box, part = (float(low), float(high)), None if budget is None else budget / 3
+        candidates.append(lower_bound(model, inputs, domain=box, pairs=pairs, steps=steps, budget=part, **norms))
     generator = torch.Generator().manual_seed(0)
     # each entry moves towards the far end of the range, so that no start pair vanishes in the box
     width = (high - low).clamp(min=1e-3) if domain is None else high - low
@@ -78,6 +83,11 @@ def lower_bound(
     jittered = u + 1e-6 * away  # inputs may lie on kinks of f (a black image, no biases); random points do not
     if pairs is not None:
         u, v = torch.cat([u, pairs.u.to(u)]), torch.cat([v, pairs.v.to(v)])
+    for found in candidates:  # and on from there
+        first, second = found.witness[0][None].to(u), found.witness[-1][None].to(u)
+        if len(found.witness) == 2:
+            u, v = torch.cat([u, first]), torch.cat([v, second])
+        jittered = torch.cat([jittered, first])
     ends = low + width * torch.rand(2, RESTARTS_INSIDE, *x.shape[1:], generator=generator).to(u)
     starts = [(u, v, steps), (ends[0], ends[1], 4 * steps)]
     if domain is None:  # where far away f has its steepest slopes, wide pairs find them
@@ -85,11 +95,6 @@ def lower_bound(
         gap = torch.tensor([3.0, 10.0, 30.0])[torch.arange(RESTARTS) % 3].to(u)
         far_points = centre + per_sample(gap, centre) * width * torch.randn(centre.shape, generator=generator).to(u)
         starts.append((centre, far_points, 4 * steps))
-    norms = {"input_norm": input_norm, "output_norm": output_norm}
-    candidates = []
-    if domain is None and bool(low < high):  # never below the bound on the box that the inputs span
-        box, part = (float(low), float(high)), None if budget is None else budget / 3
-        candidates.append(lower_bound(model, inputs, domain=box, pairs=pairs, steps=steps, budget=part, **norms))
     full_dimensional = domain is None or bool((low < high).all())  # across an input that is held, f may be steeper
     if (input_norm, output_norm) in JACOBIAN_NORMS and full_dimensional:
         inside = torch.cat([jittered, ends[0]])

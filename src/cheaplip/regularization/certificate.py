@@ -120,6 +120,7 @@ class CertificateRegularizer(Penalty):
             return like.new_zeros(())
         bound = self.bound()
         bound = (bound - self._allowed).relu() if self._allowed else bound
+        # beyond HUGE as its logarithm grows, and as steep there: else the weight would have to start at nearly 0
         penalty = self.interval * (bound if self._power == 1 else bound.square()).to(like)
         self.latest = float(penalty.detach()) / self.interval
         if not math.isfinite(self.latest):
@@ -168,7 +169,7 @@ class CertificateRegularizer(Penalty):
     def upper_bound(self) -> float | None:
         """What the multipliers prove of the weights now, verified as in `upper_bound`; None before the first call."""
         if self._product is not None:
-            return product_of_norms(self._model, self._shape)
+            return product_of_norms(self._model, self._shape) if math.isfinite(float(self._product.bound().detach())) else None
         if not self._logs:
             return None
         self.bound()  # makes them feasible

@@ -132,6 +132,15 @@ LAYERS = {
         Net(lambda net, x: net.layer(x)[1][0][-1], layer=nn.LSTM(2, 2, batch_first=True, bidirectional=True)),
         (2, 2),
     ),
+    "projected memory": (
+        Net(lambda net, x: net.layer(x)[0][:, -1], layer=nn.LSTM(2, 4, batch_first=True, proj_size=2)),
+        (2, 2),
+    ),
+    "einsum": (
+        Net(lambda net, x: torch.einsum("oc,bcl->bol", net.constant.view(4, 2), net.layer(x)), layer=nn.Linear(3, 3)),
+        (2, 3),
+    ),
+    "unit vectors": (Net(lambda net, x: functional.normalize(net.layer(x) + 5), layer=nn.Linear(4, 6)), (4,)),
     "layer norm": (nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8)), (4,)),
     "group norm": (nn.Sequential(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)), (2, 5, 5)),
     "root mean square": (nn.Sequential(nn.Linear(4, 8), nn.RMSNorm(8)), (4,)),
@@ -170,6 +179,7 @@ def check_on(model, shape, domain):
     return bound
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections")
 @pytest.mark.parametrize("name", LAYERS)
 def test_no_pair_is_steeper(name):
     model, shape = LAYERS[name]
@@ -228,6 +238,9 @@ REFUSED = {
     "gathered for each sample": (lambda net, x: x.gather(1, torch.arange(len(x))[:, None]), "index of each sample"),
     "samples as channels": (lambda net, x: functional.max_pool1d(x, 3, 1), "axis of channels"),
     "channels of samples": (nn.Conv1d(2, 2, 3), "axis of channels"),
+    "einsum over samples": (lambda net, x: torch.einsum("bc,bd->cd", x, net.constant.view(2, 4)), "stay apart"),
+    "einsum of two values": (lambda net, x: torch.einsum("bc,bc->b", x, x), "one value and constants"),
+    "unit vectors of samples": (lambda net, x: functional.normalize(x, dim=0), "one axis of a sample"),
     "exponential": (lambda net, x: x.exp(), "exp"),
     "a jump": (lambda net, x: functional.hardshrink(x), "hardshrink"),
 }

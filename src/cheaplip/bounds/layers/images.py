@@ -12,7 +12,7 @@ from .activations import acts_entrywise, slope_interval
 from .constants import Linear, Positive, Reshaping, absolute, exact_copy
 from .convolutions import Convolution
 from .layer import Layer
-from .normalization import Normalization, normalized_range
+from .normalization import Normalization, Unit, normalized_range
 from .ordering import Monotone, Softmax, softmax_range
 from .region import Region, limited
 
@@ -47,6 +47,8 @@ def _box(f: nn.Module, module: nn.Module, region: Region, centre: Tensor) -> tup
     if isinstance(module, Normalization):
         size = normalized_range(module, tuple(low.shape[1:]))
         return -size, size
+    if isinstance(module, Unit):
+        return -torch.ones_like(centre), torch.ones_like(centre)
     return torch.full_like(centre, -math.inf), torch.full_like(centre, math.inf)
 
 

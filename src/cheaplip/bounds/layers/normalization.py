@@ -25,6 +25,37 @@ InstanceNorm = nn.InstanceNorm1d | nn.InstanceNorm2d | nn.InstanceNorm3d
 Normalization = nn.LayerNorm | nn.GroupNorm | nn.RMSNorm | InstanceNorm
 
 
+class Unit(nn.Module):
+    """What `functional.normalize` computes: z / max(|z|, eps) along an axis.
+
+    Args:
+        dim: the axis of a batch.
+        eps: the least divisor.
+    """
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.dim, self.eps = dim, eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Of the shape of x."""
+        return nn.functional.normalize(x, dim=self.dim, eps=self.eps)
+
+
+@layer_norm.register
+def _(module: Unit, shape: Shape) -> float:
+    """1 / eps; with the least length on a domain 1 / length: the Jacobian is a projection divided by the length."""
+    return 1 / module.eps
+
+
+@local_norm.register
+def _(module: Unit, shape: Shape, region: Region) -> float:
+    nearest = torch.zeros_like(region.low).clamp(region.low, region.high)  # of each entry to 0
+    least = torch.linalg.vector_norm(nearest, dim=module.dim).min()
+    centre = torch.linalg.vector_norm(region.centre, dim=module.dim).min()
+    return min(1 / module.eps, 1 / max(float(least), float(centre) - region.reach, module.eps)) * (1 + PRODUCTS)
+
+
 @layer_norm.register
 def _(module: Normalization, shape: Shape) -> float:
     """The largest |weight| / sqrt(eps); with the least spread on a domain |weight| / sqrt(spread^2 + eps)."""

@@ -17,6 +17,9 @@ from ..network import Applied, Concatenation, Product, Sum, Value
 from ..rounding import PRODUCTS
 from .call import Call
 
+ENTRIES = 2**24
+"""A matrix from unit vectors has no more."""
+
 
 def _add(sign: float, call: Call) -> Value:
     """A + sign * alpha * b."""
@@ -174,6 +177,31 @@ def _matrix_product(call: Call) -> Value:
     return Product(region, (a, b), sizes=sizes, where=call.recorder.where, matrices=True)
 
 
+def _einsum(call: Call) -> Value:
+    """Of one value and constants, that is linear: its matrix from unit vectors."""
+    equation, *operands = call.args if len(call.args) > 2 or isinstance(call.args[1], Tensor) else (call.args[0], *call.args[1])
+    moving = [i for i, one in enumerate(operands) if call.value(one) is not None]
+    axes, arrow, out = equation.replace(" ", "").partition("->")
+    names = axes.split(",")
+    if len(moving) != 1 or not arrow or "." in equation:
+        return call.refuse("but of one value and constants, with an explicit result")
+    place = moving[0]
+    sample = names[place][:1]
+    if out[:1] != sample or axes.count(sample) != 1:
+        call.recorder.refuse("samples that stay apart", f"einsum of {equation}")
+    value = call.value(operands[place])
+    assert value is not None
+    n, size = math.prod(value.shape), math.prod(call.out)
+    if n * size > ENTRIES:
+        return call.refuse("of so many entries")
+    constants = [one.detach().cpu().double() if isinstance(one, Tensor) else one for one in operands]
+    constants[place] = torch.eye(n, dtype=torch.float64).reshape(n, *value.shape)
+    weight = torch.einsum(equation, *constants).flatten(1).T
+    layer = nn.Linear(n, size, bias=False, dtype=torch.float64)
+    layer.weight = nn.Parameter(weight, requires_grad=False)
+    return call.recorder.reshaped(call.recorder.layer(layer, call.recorder.reshaped(value, (n,)), (size,)), call.out)
+
+
 def _dense(call: Call, value: Value, weight: Tensor) -> Value:
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
     layer.weight = nn.Parameter(weight, requires_grad=False)
@@ -228,6 +256,7 @@ COMBINING: dict[str, Callable[[Call], Value | list[Value]]] = {
     **dict.fromkeys(("pow", "ipow", "square"), _power),
     **dict.fromkeys(("cat", "concat", "concatenate", "stack"), _concatenate),
     **dict.fromkeys(("matmul", "bmm", "mm", "rmatmul"), _matrix_product),
+    "einsum": _einsum,
     "masked_fill": _masked_fill,
     "where": _where,
 }

@@ -75,17 +75,18 @@ def _multi_head_attention(
 
 def _recurrent(module: nn.RNNBase, x: Tensor, states: Any = None) -> tuple[Tensor, list[Tensor]]:
     """The outputs, and the last states of each layer and direction: h of all, then c of all."""
-    if states is not None or not module.batch_first or module.proj_size:
-        got = f"{type(module).__name__} with states, projections or another layout"
+    if states is not None or not module.batch_first:
+        got = f"{type(module).__name__} with states or another layout"
         raise UnsupportedModuleError("a recurrent layer with batch_first=True that starts at 0", got, DO)
     cell, kinds = CELLS[module.mode]
     last: list[list[Tensor]] = [[] for _ in range(kinds)]
     for layer in range(module.num_layers):
         directions = []
         for suffix in ("", "_reverse")[: 1 + module.bidirectional]:
-            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh", "weight_hr")
             parameters = [getattr(module, f"{name}_l{layer}{suffix}", None) for name in names]
-            now = [x.new_zeros(len(x), module.hidden_size) for _ in range(kinds)]
+            sizes = (module.proj_size or module.hidden_size, module.hidden_size)
+            now = [x.new_zeros(len(x), size) for size in sizes[:kinds]]
             outputs = []
             steps = list(x.unbind(1))
             for step in reversed(steps) if suffix else steps:
@@ -99,7 +100,7 @@ def _recurrent(module: nn.RNNBase, x: Tensor, states: Any = None) -> tuple[Tenso
 
 
 def _gates(x: Tensor, states: list[Tensor], parameters: Sequence[Any]) -> tuple[Tensor, Tensor]:
-    into, back, bias_into, bias_back = parameters
+    into, back, bias_into, bias_back = parameters[:4]
     return functional.linear(x, into, bias_into), functional.linear(states[0], back, bias_back)
 
 
@@ -107,7 +108,8 @@ def _lstm(x: Tensor, states: list[Tensor], parameters: Sequence[Any]) -> list[Te
     mine, theirs = _gates(x, states, parameters)
     i, f, g, o = (mine + theirs).chunk(4, -1)
     c = torch.sigmoid(f) * states[1] + torch.sigmoid(i) * torch.tanh(g)
-    return [torch.sigmoid(o) * torch.tanh(c), c]
+    h = torch.sigmoid(o) * torch.tanh(c)
+    return [h if parameters[4] is None else functional.linear(h, parameters[4]), c]
 
 
 def _gru(x: Tensor, states: list[Tensor], parameters: Sequence[Any]) -> list[Tensor]:

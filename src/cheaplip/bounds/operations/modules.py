@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..layers.convolutions import Convolution
 from ..layers.entrywise import Sine
+from ..layers.normalization import Unit
 from ..network import Value
 from .call import Call
 
@@ -150,6 +151,13 @@ def _normalised(call: Call, module: Any, weight: Tensor | None, bias: Tensor | N
     return call.recorder.layer(module, call.only(), call.out)
 
 
+def _normalize(call: Call) -> Value:
+    dim, value = call.argument(2, "dim", 1), call.only()
+    if call.argument(1, "p", 2.0) != 2 or not isinstance(dim, int) or dim % (len(value.shape) + 1) == 0:
+        return call.refuse("but along one axis of a sample, in the 2-norm")
+    return call.recorder.layer(Unit(dim % (len(value.shape) + 1), call.argument(3, "eps", 1e-12)), value, call.out)
+
+
 KINDS: tuple[tuple[int, type[Convolution], type[Convolution]], ...] = (
     (1, nn.Conv1d, nn.ConvTranspose1d),
     (2, nn.Conv2d, nn.ConvTranspose2d),
@@ -165,4 +173,5 @@ MODULES: dict[str, Callable[[Call], Value]] = {
     "layer_norm": _layer_norm,
     "rms_norm": _rms_norm,
     "group_norm": _group_norm,
+    "normalize": _normalize,
 }

@@ -56,7 +56,7 @@ def apply_rule(recorder: Recorder, func: Any, args: Any, kwargs: dict[str, Any])
         before = {key: value for key, value in given.items() if value is not None}
         rule = RULES.get(name)
         call = Call(recorder, name, func, args, kwargs, before, None)
-        if rule is None or "out" in kwargs:
+        if rule is None or kwargs.get("out") is not None:
             return call.refuse("")
         result = func(*args, **kwargs)
         values = rule(Call(recorder, name, func, args, kwargs, before, result))
