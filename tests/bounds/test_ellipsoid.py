@@ -125,6 +125,14 @@ def test_the_upper_end_of_a_ball_takes_it():
     assert found.pairwise.shape == (4, 4)
 
 
+def test_a_normalisation_has_a_bound_on_all_inputs():
+    layer = nn.LayerNorm(5, eps=0.01)
+    assert proved_root(ellipsoid(trace(layer, (5,)))) == pytest.approx(10, rel=1e-3)
+    assert proved_root(ellipsoid(trace(layer, (5,), Ball(torch.arange(5.0), 1e-6)))) == pytest.approx(
+        float(jacobian_norms(layer.double(), torch.arange(5.0)[None].double())[0]), rel=1e-4
+    )
+
+
 def test_wide_networks_are_left_to_other_methods(monkeypatch):
     network = trace(Gated(), (3, 4), (0.0, 1.0))
     assert ellipsoid(network) is not None

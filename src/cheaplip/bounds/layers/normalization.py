@@ -94,7 +94,7 @@ def near_centre(
     )
     far = torch.tensor([reach(rows) for rows in before.split(n)], dtype=torch.float64)
     r, length = torch.minimum(away, far) * (1 + INTERVALS), torch.linalg.vector_norm(z, dim=1)
-    s, least, most = (((length + by).clamp(min=0).square() / n + _eps(module)).sqrt() for by in (0 * r, -r, r))
+    s, least, most = (((length + by).clamp(min=0).square() / n + _eps(module)).sqrt() for by in (torch.zeros_like(r), -r, r))
     least, most = least * (1 - INTERVALS), most * (1 + INTERVALS)
     w = z / (math.sqrt(n) * s)[:, None]
     mean = (1 / least + 1 / most) / 2
