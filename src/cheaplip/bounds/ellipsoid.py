@@ -70,7 +70,7 @@ def ellipsoid(network: Network, deadline: float = math.inf) -> Tensor | None:
 
     Args:
         network: with its regions on a domain, or anywhere.
-        deadline: `time.monotonic()` at which to stop with what there is.
+        deadline: `time.monotonic()` at which to give up the first round; the others must end in half of the time.
 
     Returns:
         None for networks that are too wide, where a change is unbounded, and where time did not suffice.
@@ -80,13 +80,17 @@ def ellipsoid(network: Network, deadline: float = math.inf) -> Tensor | None:
     best: Tensor | None = None
     weights: list[_Weight] | None = None
     reaches = [Reach(network.order[0].region.reach) for _ in network.order]
-    for _ in range(ROUNDS):
+    begun = time.monotonic()
+    for i in range(ROUNDS):
         done = _carried(network, reaches, weights, deadline)
         if done is None:
             break
         sigma, moves = done
         if best is None or bound_of(sigma) < bound_of(best):
             best = sigma
+        spent = (time.monotonic() - begun) / (i + 1)
+        if time.monotonic() + spent > begun + (deadline - begun) / 2:
+            break
         weights = [_alike(len(move.moved)) for move in moves] if weights is None else _backwards(moves, len(sigma))
     return best
 
