@@ -37,8 +37,8 @@ SEARCH = 50
 """Iterations of the first search, at each of its stages."""
 JUMP = 1.1
 """A bound that has grown by this factor since the last one may be near the edge of the feasible multipliers."""
-WORK = 2**33
-"""Multiplications a call, about, beyond which the product of norms takes the place of multipliers: a second or so."""
+WORK = 2**34
+"""Multiplications a call, about, beyond which the product of norms takes the place of multipliers: some seconds."""
 LEARNING_RATE = 0.01
 """Of Adam, on the logarithms of the multipliers."""
 

@@ -28,8 +28,13 @@ from .certificate import Chain, Slopes, spread
 
 DENSE_ROWS = 1024
 """A convolution with more outputs than this is not written as a matrix."""
+DENSE_COLUMNS = 2**15
+"""Nor is one with more inputs."""
 ENTRIES = 2**26
 """No matrix or stack of symbols has more entries than this (1 GiB of complex numbers)."""
+
+COMPLEX = 24
+"""Cost of a multiplication in a stack of symbols, in those of a matrix."""
 
 
 @dataclass
@@ -93,8 +98,8 @@ def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
 
 
 def work(chain: Chain) -> int:
-    """Multiplications of one evaluation of its certificate with the gradient, about."""
-    return sum(weight.numel() * weight.shape[-2] + 2 * weight.numel() * weight.shape[-1] for weight in chain.weights)
+    """Multiplications of one evaluation of its certificate, about; many small complex matrices cost far more than one."""
+    return sum((COMPLEX if weight.is_complex() else 1) * weight.numel() * weight.shape[-2] for weight in chain.weights)
 
 
 def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
@@ -106,11 +111,13 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
     if isinstance(module, BatchNorm):
         scale = batch_norm_scale(module)
         return torch.diag(scale) if math.prod(shape) > DENSE_ROWS else torch.diag(spread(scale, math.prod(shape)))
-    if math.prod(out) <= DENSE_ROWS and math.prod(out) * math.prod(shape) <= ENTRIES:
+    n = math.prod(shape)
+    if math.prod(out) <= DENSE_ROWS and n <= DENSE_COLUMNS and math.prod(out) * n <= ENTRIES:
         part, weight = linear_part(module), getattr(module, "weight", None)
         own = {} if weight is None else {"weight": weight.double()}
-        units = torch.eye(math.prod(shape), dtype=torch.float64, device=device_of(module)).split(256)
-        return torch.cat([functional_call(part, own, (some.reshape(-1, *shape),)).flatten(1) for some in units]).T
+        places = torch.arange(n, device=device_of(module)).split(256)  # all unit vectors at once would be n^2 numbers
+        units = (nn.functional.one_hot(some, n).double().reshape(-1, *shape) for some in places)
+        return torch.cat([functional_call(part, own, (some,)).flatten(1) for some in units]).T
     if isinstance(module, Convolution) and has_symbols(module, shape):
         if symbol_entries(module, shape) > ENTRIES:
             return torch.empty(0).expand(ENTRIES + 1)
