@@ -57,7 +57,7 @@ ACTIVATIONS = [
 ]
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(
     seed=st.integers(0, 10**6),
     inputs=st.sampled_from([1, 2, 5]),  # by subdivision, and by intervals and multipliers

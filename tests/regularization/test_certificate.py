@@ -221,6 +221,7 @@ def test_training_closes_the_bracket_of_a_convolutional_network():
     assert uppers[1] < 0.7 * uppers[0]
 
 
+@pytest.mark.slow  # the convolutional one is shorter
 def test_training_closes_the_bracket():
     x = load("digits").test_x[:100]
     with short_searches(40):

@@ -96,7 +96,7 @@ def test_a_loader_has_targets_too():
     assert "not acted" in said[-1]
 
 
-@pytest.mark.parametrize("initial", [1e-3, 1.0])
+@pytest.mark.parametrize("initial", [1e-3, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_a_constant_is_met_from_any_weight(initial):
     done, _ = trained(digits(600), target=None, lipschitz=3.0, epochs=40, lr=0.1, initial_weight=initial)
     assert done.history[-1]["lower_bound"] == pytest.approx(3.0, rel=0.1)
