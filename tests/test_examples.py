@@ -2,6 +2,7 @@
 
 import re
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,32 @@ def regression(printed):
     assert bounds == sorted(bounds, reverse=True)
 
 
-PROMISES = {"own_loop": own_loop, "fit_and_attack": fit_and_attack, "regression": regression}
+def tabular(printed):
+    without, with_certificate = numbers(r"certified at 0.5 standard deviations: ([\d.]+)", printed)
+    assert with_certificate > without
+
+
+def controller(printed):
+    contractions = numbers(r"<= ([\d.]+) on", printed)
+    assert max(contractions) < 1  # of the upper ends
+
+
+def critic(printed):
+    assert numbers(r": ([\d.]+)%", printed)[0] > 90
+    assert numbers(r"<= ([\d.]+)$", printed.splitlines()[0])[0] < 1.02
+
+
+def gru(printed):
+    plain, pressed = (list(map(float, found.split(", "))) for found in re.findall(r"errors (.*)", printed))
+    assert pressed[-1] < plain[-1]
+
+
+def two_processes(printed):
+    assert numbers(r"test accuracy ([\d.]+)", printed)[0] > 0.9
+
+
+PROMISES = {"own_loop": own_loop, "fit_and_attack": fit_and_attack, "regression": regression, "tabular": tabular}
+PROMISES |= {"controller": controller, "critic": critic, "gru": gru, "two_processes": two_processes}
 LONG = {"fit_and_attack": 40, "regression": 100}
 """With the epochs after which the fast suite sees it keep its promise."""
 
@@ -48,10 +74,13 @@ def test_every_example_is_run():
     assert {path.stem for path in EXAMPLES.glob("*.py")} == set(PROMISES)
 
 
-@pytest.mark.parametrize("name", ["own_loop", *(pytest.param(name, marks=pytest.mark.slow) for name in LONG)])
-def test_example(name, capsys):
+@pytest.mark.parametrize(
+    "name", ["own_loop", *(pytest.param(name, marks=pytest.mark.slow) for name in PROMISES if name != "own_loop")]
+)
+def test_example(name, capsys, monkeypatch):
     path = EXAMPLES / f"{name}.py"
-    assert len(path.read_text().splitlines()) < 60
+    assert len(path.read_text().splitlines()) < 80
+    monkeypatch.setattr(sys, "argv", [str(path)])
     runpy.run_path(str(path), run_name="__main__")
     PROMISES[name](capsys.readouterr().out)
 
