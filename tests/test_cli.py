@@ -115,6 +115,18 @@ def test_data_commands(call, tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
+def test_the_doctor_says_what_there_is(call):
+    code, out, _ = call("doctor", "--json")
+    found = json.loads(out)
+    assert code == 0
+    assert found["data"]["digits"] == "inside scikit-learn"
+    assert found["threads"] >= 1
+    code, out, _ = call("doctor")
+    assert code == 0
+    assert "data digits              inside scikit-learn" in out
+    assert f"torch                    {found['torch']}" in out
+
+
 def test_help_and_version(call):
     for command in ([], ["train"], ["evaluate"], ["report"], ["demo"], ["data"], ["data", "fetch"]):
         code, out, _ = call(*command, "--help")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from cheaplip import Ball, PairSet, certified_radius, difference_quotient, lipschitz_bracket, perturbed_pairs
+from cheaplip import Ball, LipschitzBracket, PairSet, certified_radius, difference_quotient, lipschitz_bracket, perturbed_pairs
 from cheaplip.bounds import climbing
 from cheaplip.bounds import lower as lower_bounds
 from cheaplip.bounds.climbing import climb_jacobian
@@ -132,6 +132,11 @@ def test_a_network_that_computes_in_float64_is_left_to_it():
     model = Double()
     found = pair_lower_bound(model, torch.randn(20, 4), torch.randn(20, 4), steps=100)
     assert found.value == pytest.approx(oracles.spectral_norm(model.layer, (4,)), rel=1e-3)
+
+
+def test_its_repr_is_one_line_without_the_witness():
+    bracket = LipschitzBracket(1.0, 2.5, (torch.zeros(1000),), {"lower": "pairs", "upper": "product"}, "all inputs", 0.1)
+    assert repr(bracket) == "LipschitzBracket(1 <= Lip(f) <= 2.5, all inputs)"
 
 
 @pytest.mark.parametrize("seed", [1, 2])

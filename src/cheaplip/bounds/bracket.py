@@ -41,6 +41,11 @@ class LipschitzBracket:
         """Upper / lower: 1 is the exact constant."""
         return self.upper / self.lower if self.lower > 0 else math.inf
 
+    def __repr__(self) -> str:
+        """The statement and where it holds, without the witness's numbers."""
+        reason = f", {self.reason}" if self.reason else ""
+        return f"LipschitzBracket({self.lower:.6g} <= Lip(f) <= {self.upper:.6g}, {self.scope}{reason})"
+
 
 def lipschitz_bracket(
     model: nn.Module,
