@@ -1,6 +1,7 @@
 """The code blocks in docs/ run and do what the text says, and links inside the repository resolve."""
 
 import re
+from contextlib import ExitStack
 from importlib.util import find_spec
 from operator import attrgetter
 from pathlib import Path
@@ -18,6 +19,7 @@ PAGES = [*sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "results").rglo
 
 
 SLOW = {"integrations.md", "steering.md", "howto.md", "tutorial.md"}
+"""Pages that need some seconds; these are run in full, with the searches that the reader has."""
 OPTIONAL = ("lightning", "transformers", "skorch")
 
 
@@ -45,7 +47,10 @@ def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
     """Without what only optional packages need, which are not installed everywhere."""
     monkeypatch.chdir(tmp_path)
     names = given()
-    with short_searches(), short_ascents():
+    shorter = (short_searches(), short_ascents()) if page.name not in SLOW else ()
+    with ExitStack() as stack:
+        for context in shorter:
+            stack.enter_context(context)
         for block in code(page):
             wanted = [name for name in OPTIONAL if re.search(rf"^(?:import|from) {name}\b", block, flags=re.M)]
             if all(map(find_spec, wanted)):
