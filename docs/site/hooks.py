@@ -14,7 +14,7 @@ SHOWN = ("*.md", "*.svg", "*.png", "*.json", "*.csv")
 
 def on_files(files: Files, config: Any) -> Files:
     """Add README.md as index.md and what of results/ pages link to."""
-    readme = (ROOT / "README.md").read_text().replace("](docs/", "](").replace("](examples)", "](#more)")
+    readme = (ROOT / "README.md").read_text().replace("](docs/", "](")
     readme = readme.replace("](CONTRIBUTING.md)", "](contributing.md)")
     files.append(File.generated(config, "index.md", content=readme))
     contributing = (ROOT / "CONTRIBUTING.md").read_text().replace("](docs/notes)", "](notes/design-history.md)")

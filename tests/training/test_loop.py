@@ -428,3 +428,8 @@ def test_a_run_of_three_epochs_is_no_plain_training():
         bounds.append(lower_bound(model, data.test_x[:50], steps=5).value)
     assert done.history[-1]["weight"] > 0
     assert bounds[1] < bounds[0] / 2
+
+
+def test_a_folder_may_be_a_string(tmp_path):
+    fit(dense(), digits(), **OPTIONS, out=str(tmp_path / "run"))
+    assert (tmp_path / "run" / "model.safetensors").exists()

@@ -53,7 +53,7 @@ def fit(
     pairs: PairSet | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     sample_weight: Tensor | None = None,
-    out: Path | None = None,
+    out: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
     after_epoch: Callable[[int, nn.Module], None] | None = None,
@@ -94,6 +94,7 @@ def fit(
     Source: Algorithm 2 and equation (2) of the CLIP paper (arXiv:2103.12531); equation (6) for the method weight.
     """
     config = configure(preset, **options)
+    out = None if out is None else Path(out)
     require_in("epochs", config.epochs, "[1, 1000000]")
     if resume and out is None:
         raise InputError("out, the folder of the run to resume", "none", "Give it.")

@@ -89,7 +89,7 @@ def _never_acted(scheduler: DiscrepancyPrinciple, history: Sequence[dict[str, An
     best = max(reached) if scheduler.quantity == "accuracy" else min(reached)
     if scheduler.is_unresolved:
         return (
-            f"The penalty has not acted: this is plain training. It reached a {scheduler.name} of {scheduler.reference:.4g} in "
+            f"The penalty has not acted: this is plain training. The {scheduler.name} was {scheduler.reference:.4g} in "
             f"the warm-up and {best:.4g} in all, where the samples' nearest neighbours show {scheduler.attainable:.4g} to be "
             f"within reach: the network has not resolved the data. Train longer, or set a target, such as {best:.3g}."
         )
