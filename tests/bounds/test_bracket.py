@@ -70,7 +70,7 @@ def networks(draw):
     return model, shape
 
 
-@settings(max_examples=15)
+@settings(max_examples=10)
 @given(network=networks(), scale=st.sampled_from([0.1, 1.0, 10.0]))
 def test_lower_is_below_upper_on_random_networks(network, scale):
     model, shape = network

@@ -108,7 +108,7 @@ PREPARED = {
     "backend",
     ["eager", pytest.param("aot_eager", marks=pytest.mark.slow), pytest.param("inductor", marks=[COMPILER, pytest.mark.slow])],
 )
-@pytest.mark.parametrize("what", ["model", "step"])
+@pytest.mark.parametrize("what", ["model", pytest.param("step", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("default")  # of the compiler about itself
 def test_compiled_training_is_the_same_training(what, backend):
     torch._dynamo.reset()

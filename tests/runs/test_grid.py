@@ -13,6 +13,7 @@ from cheaplip.runs.configure import configure_run
 from cheaplip.runs.grid import run_grid
 from support.interruptions import ctrl_c
 from support.networks import QUICK, without
+from support.searches import short_ascents, short_searches
 
 
 def jobs(seeds=2, **settings):
@@ -27,6 +28,15 @@ def results(folder):
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("alone")
     assert run_grid(jobs(), folder) == []
+    return folder
+
+
+@pytest.fixture(scope="module")
+def quickly_alone(tmp_path_factory):
+    """The same with brackets that nobody looks at."""
+    folder = tmp_path_factory.mktemp("quickly-alone")
+    with short_searches(), short_ascents():
+        assert run_grid(jobs(), folder) == []
     return folder
 
 
@@ -46,15 +56,16 @@ def test_nor_on_the_cluster(alone, tmp_path, backend):
     assert results(tmp_path) == results(alone)
 
 
-def test_finished_runs_are_kept_and_begun_ones_resumed(alone, tmp_path):
-    shutil.copytree(alone / "clip-0", tmp_path / "clip-0")
+@pytest.mark.usefixtures("quick_bounds")
+def test_finished_runs_are_kept_and_begun_ones_resumed(quickly_alone, tmp_path):
+    shutil.copytree(quickly_alone / "clip-0", tmp_path / "clip-0")
     stamp = (tmp_path / "clip-0/result.json").stat().st_mtime_ns
     with ctrl_c(13):  # in the second epoch of the second run
         run_grid(jobs(), tmp_path)
     assert (tmp_path / "clip-1/checkpoint").exists()
     assert not (tmp_path / "clip-1/result.json").exists()
     assert run_grid(jobs(), tmp_path) == []
-    assert results(tmp_path) == results(alone)
+    assert results(tmp_path) == results(quickly_alone)
     assert (tmp_path / "clip-0/result.json").stat().st_mtime_ns == stamp
 
 
@@ -69,8 +80,8 @@ def test_a_failure_is_reported_and_takes_no_other_along(tmp_path):
 
 @pytest.mark.usefixtures("quick_bounds")
 @pytest.mark.parametrize("content", ["", "{}", "{"])
-def test_an_empty_or_damaged_result_is_not_finished(alone, tmp_path, content):
-    shutil.copytree(alone / "clip-0", tmp_path / "clip-0")
+def test_an_empty_or_damaged_result_is_not_finished(quickly_alone, tmp_path, content):
+    shutil.copytree(quickly_alone / "clip-0", tmp_path / "clip-0")
     (tmp_path / "clip-0/result.json").write_text(content)
     assert run_grid(jobs(1), tmp_path) == []
     assert read_json(tmp_path / "clip-0/result.json")["seed"] == 0
@@ -108,13 +119,13 @@ def test_progress_counts_the_finished_runs(tmp_path, capsys):
     assert capsys.readouterr().err.splitlines()[-1] == "runs: 1/1"
 
 
-def test_refusals(tmp_path, alone):
+def test_refusals(tmp_path, quickly_alone):
     with pytest.raises(InputError, match="Did you mean 'dask'"):
         run_grid(jobs(), tmp_path, backend="daks")
     with pytest.raises(InputError, match="at least one job at once; got 0"):
         run_grid(jobs(), tmp_path, workers=0)
     with pytest.raises(InputError, match=r"with a run of the same settings; got other settings. Choose another --out"):
-        run_grid(jobs(epochs=7), alone)
+        run_grid(jobs(epochs=7), quickly_alone)
     assert not list(tmp_path.iterdir())
 
 
@@ -125,8 +136,8 @@ def test_a_backend_that_is_not_installed(tmp_path, monkeypatch):
     assert grid.BACKENDS == ("local", "dask")
 
 
-def test_a_run_is_complete_and_says_how_it_was_made(alone):
+def test_a_run_is_complete_and_says_how_it_was_made(quickly_alone):
     for name, job in jobs().items():
-        config = read_json(alone / name / "config.json")
+        config = read_json(quickly_alone / name / "config.json")
         assert config["training"]["seed"] == job.training.seed
-        assert (alone / name / "model.safetensors").exists()
+        assert (quickly_alone / name / "model.safetensors").exists()

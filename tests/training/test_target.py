@@ -121,6 +121,7 @@ def test_a_resumed_run_says_the_same(tmp_path):
     assert torch.equal(whole.model[1].weight, resumed.model[1].weight)
 
 
+@pytest.mark.slow
 def test_without_a_wish_at_most_a_point_is_given_up_and_the_constant_halved():
     data, results = load("digits"), {}
     for method in ("standard", "clip"):
