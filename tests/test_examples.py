@@ -85,7 +85,7 @@ def test_example(name, capsys, monkeypatch):
     PROMISES[name](capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("name", ["fit_and_attack", pytest.param("regression", marks=pytest.mark.slow)])
 def test_example_with_shorter_searches(name, capsys, monkeypatch):
     weaker = {"iterations": 10, "curve": (0.5,)}
     monkeypatch.setattr(cheaplip, "fit", lambda *given, **options: fit(*given, **options | {"epochs": LONG[name]}))

@@ -100,6 +100,7 @@ def test_a_small_ball_knows_the_slopes(inputs):
     assert "1e-05 of a point" in found.scope
 
 
+@pytest.mark.slow
 def test_the_larger_the_ball_the_more_slopes_there_are():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(10, 12), nn.ReLU(), nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 2))
