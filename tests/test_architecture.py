@@ -36,6 +36,7 @@ ROOMS = {
     "sklearn": "training as a scikit-learn estimator",
     "runs": "what a run is",
     "experiments": "what the paper claims",
+    "doctor": "what an installation has",
     "cli": "what a user types",
     "__main__": "python -m cheaplip",
 }

@@ -5,7 +5,6 @@ import math
 import os
 import subprocess
 import sys
-import threading
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from cheaplip.run_folder import (
     write_json,
     write_metrics,
 )
+from support.claims import refused_in_another_thread
 
 RESULT = {"schema": SCHEMA, "method": "clip", "seed": 0, "data": "digits", "model": "mlp", "provenance": {}}
 VALUES = st.recursive(
@@ -208,18 +208,8 @@ def test_a_folder_is_claimed_by_one_process_until_that_dies(tmp_path):
 
 
 def test_a_folder_is_claimed_by_one_thread(tmp_path):
-    refused = []
-
-    def claim():
-        with pytest.raises(InputError, match="in use"), claimed(tmp_path):
-            pass
-        refused.append(True)
-
     with claimed(tmp_path):
-        thread = threading.Thread(target=claim)
-        thread.start()
-        thread.join()
-    assert refused
+        assert refused_in_another_thread(lambda: claimed(tmp_path).__enter__())
 
 
 @pytest.mark.parametrize("name", ["file", "file/run", "name with \0", "x" * 300])

@@ -85,8 +85,6 @@ def _continued_by(do: str | Callable[[], str]) -> Iterator[None]:
         raise typer.Exit(getattr(interrupted, "code", 130)) from None
 
 
-EXTRAS = ("lightning", "transformers", "foolbox", "distributed", "cvxpy")
-"""Packages that only some of the library needs."""
 NO_SETTINGS = {"out", "run", "config", "data_dir", "resume", "trust_model"}
 """Options that say where and how, not what."""
 AGAIN = "Nothing is changed; the same command starts again."
@@ -327,37 +325,10 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
 ) -> None:
     """What there is: versions, devices, threads, extras, data."""
-    import os
-    import platform
-    from importlib.metadata import PackageNotFoundError, version
-    from importlib.util import find_spec
+    from .doctor import examine, lines
 
-    import torch
-
-    from .data.arrays import catalogue
-
-    def installed(name: str) -> str | None:
-        try:
-            return version(name) if find_spec(name) else None
-        except PackageNotFoundError:
-            return None
-
-    found = {
-        "cheaplip": installed("cheaplip"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "device": str(torch.accelerator.current_accelerator() or "cpu") if torch.accelerator.is_available() else "cpu",
-        "threads": torch.get_num_threads(),
-        "cores": os.cpu_count(),
-        "extras": {name: installed(name) for name in EXTRAS},
-        "data": {entry.name: None if entry.where is None else str(entry.where) for entry in catalogue(data_dir)},
-    }
-    if as_json:
-        typer.echo(json.dumps(found, indent=2))
-        return
-    for name, value in found.items():
-        for inner, known in value.items() if isinstance(value, dict) else [("", value)]:
-            typer.echo(f"{f'{name} {inner}'.strip():24} {'not here' if known is None else known}")
+    found = examine(data_dir)
+    typer.echo(json.dumps(found, indent=2) if as_json else "\n".join(lines(found)))
 
 
 @data_app.command("list")

@@ -1,7 +1,6 @@
 """The grid: one thread a run, the same results for any number of workers, failures apart, continuing where it stopped."""
 
 import shutil
-import threading
 
 import pytest
 import torch
@@ -11,6 +10,7 @@ from cheaplip.run_folder import claimed, find_runs, read_json
 from cheaplip.runs import grid
 from cheaplip.runs.configure import configure_run
 from cheaplip.runs.grid import run_grid
+from support.claims import refused_in_another_thread
 from support.interruptions import ctrl_c
 from support.networks import QUICK, without
 from support.searches import short_ascents, short_searches
@@ -88,18 +88,8 @@ def test_an_empty_or_damaged_result_is_not_finished(quickly_alone, tmp_path, con
 
 
 def test_two_grids_do_not_share_a_folder(tmp_path):
-    refused = []
-
-    def other():
-        with pytest.raises(InputError, match="in use"):
-            run_grid(jobs(), tmp_path)
-        refused.append(True)
-
     with claimed(tmp_path):
-        thread = threading.Thread(target=other)
-        thread.start()
-        thread.join()
-    assert refused
+        assert refused_in_another_thread(lambda: run_grid(jobs(), tmp_path))
 
 
 @pytest.mark.usefixtures("quick_bounds")

@@ -6,7 +6,6 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-import pooch
 
 from cheaplip.data import idx
 
@@ -34,7 +33,7 @@ def small_published(tmp_path, monkeypatch) -> dict[str, bytes]:
     for file, payload in payloads.items():
         monkeypatch.setitem(idx.SIZES, file, len(payload))
     monkeypatch.setattr(idx, "DEBIAN", {"fashion-mnist": tmp_path / "debian"})
-    monkeypatch.setattr(pooch, "os_cache", lambda project: tmp_path / "cache")
+    monkeypatch.setattr(idx, "user_cache_path", lambda name, appauthor: tmp_path / "cache")
     monkeypatch.delenv("CHEAPLIP_DATA", raising=False)
     return payloads
 

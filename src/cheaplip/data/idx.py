@@ -22,6 +22,7 @@ from urllib.request import urlopen
 
 import numpy as np
 from numpy.typing import NDArray
+from platformdirs import user_cache_path
 
 from ..errors import InputError, one_line, require_known
 from ..progress import bytes_shown
@@ -167,9 +168,7 @@ def parse_idx(payload: bytes) -> NDArray[np.uint8]:
 
 
 def _target(name: str, data_dir: Path | None) -> Path:
-    import pooch
-
-    return (Path(pooch.os_cache("cheaplip")) if data_dir is None else Path(data_dir)) / name
+    return (user_cache_path("cheaplip", appauthor=False) if data_dir is None else Path(data_dir)) / name
 
 
 def _path(folder: Path, file: str) -> Path | None:

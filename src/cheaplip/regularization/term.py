@@ -169,11 +169,14 @@ class RunningValue:
 
     def update(self, outputs: Tensor, y: Tensor, weights: Tensor | None = None) -> None:
         """Take note of one batch, of which each sample counts as much as its weight."""
-        if y.is_floating_point():
-            values = (outputs - y.to(outputs)).square().flatten(1).mean(1) if weights is not None else None
-            added, n = (mse_loss(outputs, y.to(outputs)) * len(y), len(y)) if values is None else weighed(values, weights)
+        added: Tensor
+        n: Tensor | int
+        if y.is_floating_point() and weights is None:
+            added, n = mse_loss(outputs, y.to(outputs)) * len(y), len(y)
         else:
-            added, n = weighed(outputs.argmax(1) == y, weights)
+            squares = y.is_floating_point()
+            values = (outputs - y.to(outputs)).square().flatten(1).mean(1) if squares else outputs.argmax(1) == y
+            added, n = weighed(values, weights)
         self.total, self.samples = self.total + added, self.samples + n
 
     def value(self) -> float:

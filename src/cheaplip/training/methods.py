@@ -64,6 +64,9 @@ FEW = 50
 INITIAL = {"local": 0.3, "weight": 0.01}
 """Where the weight starts, unless as usual; that of the local penalty ends near 1, that of the weight norm far below."""
 
+GAIN = {"weight": 20.0}
+"""Towards a target, unless as usual: the weight norm acts late, and with more gain the weight swings."""
+
 
 def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
     """The rule that moves the weight, or a constant one."""
@@ -79,6 +82,7 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
         rule=config.rule,
         quantity="lipschitz" if config.lipschitz is not None else "accuracy" if task.classification else "loss",
         initial=INITIAL.get(config.method) if config.initial_weight is None else config.initial_weight,
+        gain=GAIN.get(config.method) if config.tolerance is None else None,
         increment=config.increment or INCREMENTS[config.method],
         warmup=warmup_updates(config, len(task.batches)),
     )
