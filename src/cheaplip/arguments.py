@@ -61,7 +61,7 @@ def _words(hint: Any) -> str:
 
 def _plain(name: str, value: Any, *, tensors: bool) -> Any:
     """The value with numpy's types, and lists, as the types that annotations name."""
-    if isinstance(value, (list, tuple)) and type(value) in (list, tuple):
+    if isinstance(value, (list, tuple)) and type(value) in (list, tuple, torch.Size):
         return tuple(_plain(name, item, tensors=tensors) for item in value)
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} without a mask", "a masked array", "Fill or leave out the masked samples.")
