@@ -211,7 +211,12 @@ def scores(predict: Predict, split: Split, seed: int) -> list[float]:
     return found
 
 
-METHODS: dict[str, dict[str, Any]] = {"plain": {"method": "standard"}, "CLIP": {"tolerance": TOLERANCE}}
+METHODS: dict[str, dict[str, Any]] = {
+    "plain": {"method": "standard"},
+    "CLIP": {"tolerance": TOLERANCE},
+    "local": {"method": "local", "tolerance": TOLERANCE},
+}
+"""The local penalty, with its default radius, on real values only: robustness_per_cost.py has it on classes."""
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
@@ -227,7 +232,8 @@ def run(out: Path = OUT, data: Annotated[str, typer.Option(help="Names, separate
 
 def methods_on(data: str) -> list[dict[str, str]]:
     networks = NETWORKS if data == "digits" else ["MLP"]
-    ours = [{"method": method, "network": network} for network in networks for method in METHODS]
+    methods = METHODS if data in REGRESSION else ("plain", "CLIP")
+    ours = [{"method": method, "network": network} for network in networks for method in methods]
     return ours + [{"method": method, "network": ""} for method in ("scikit-learn MLP", "linear")]
 
 
