@@ -6,17 +6,19 @@ and schedule.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
 
-from cheaplip import DiscrepancyPrinciple
+from cheaplip import DiscrepancyPrinciple, fit
 from cheaplip.data import Dataset
-from cheaplip.models import mlp
+from cheaplip.inference import evaluating
 from cheaplip.norms import per_sample, sample_norm, sample_unit
 from cheaplip.regularization.local import random_points, worst_in_ball
 from cheaplip.regularization.margin_loss import margin_cross_entropy
@@ -26,8 +28,10 @@ from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
 from cheaplip.training.loop import margin_ramp
 from cheaplip.training.optimizer import make_optimizer
+from cheaplip.training.presets import configure
 from cheaplip.training.schedule import make_lr_schedule
 
+PEERS = ("adversarial", "free", "trades", "jacobian")
 STEPS = 7
 INITIAL = {"trades": 0.3, "jacobian": 0.01}
 """Where the weight starts."""
@@ -82,24 +86,36 @@ def jacobian_penalty(outputs: Tensor, x: Tensor) -> Tensor:
     return row.square().sum() / len(x)
 
 
+def trained(
+    kind: str, model: nn.Module, data: Dataset, options: dict[str, Any], peer: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """Train by `cheaplip.fit` or, with the options `peer`, by a peer; where the weight ended, and the time in seconds."""
+    began = time.perf_counter()
+    if kind not in PEERS:
+        result = fit(model, data, method=kind, **options).result
+        return {name: result[name] for name in ("weight", "seconds", "pair_lower_bound")}
+    weight = train(kind, model, data, configure(**options), **(peer or {}))
+    return {"weight": weight, "seconds": time.perf_counter() - began}
+
+
 def train(
     kind: str,
+    model: nn.Module,
     data: Dataset,
     config: TrainConfig,
-    activation: str,
     *,
     steps: int = STEPS,
     share: float = 1.0,
     replays: int = 1,
     long_steps: bool = False,
-) -> tuple[nn.Module, float]:
-    """Train an MLP by a peer; eps or the weight is steered to the target of the clean accuracy.
+) -> float:
+    """Train a network in place by a peer; eps or the weight is steered to the target of the clean accuracy.
 
     Args:
         kind: `adversarial` and `free`, whose eps is steered, or `trades` and `jacobian`, whose weight is.
+        model: the network, as it starts.
         data: images in [0, 1].
-        config: optimizer, schedule, target and seed.
-        activation: of the network.
+        config: optimizer, schedule, target and seed of the split and the batches.
         steps: of the attack.
         share: of each batch that is trained on; the rest is left out.
         long_steps: attack by the local penalty's search, for `adversarial`.
@@ -107,10 +123,8 @@ def train(
             the attack; an epoch has as many steps, of so many fewer batches.
 
     Returns:
-        The network and where eps or the weight ended.
+        Where eps or the weight ended.
     """
-    torch.manual_seed(config.seed)
-    model = mlp(data.train_x.shape[1:], data.classes, activation=activation)
     parts = split(len(data.train_x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
     batches = TensorBatches(data.train_x, data.train_y, indices=parts.fit, batch_size=config.batch_size, seed=config.seed)
     optimizer = make_optimizer(model, config)
@@ -136,7 +150,9 @@ def train(
                 if not weight:
                     loss = loss_of(model(x), y)
                 elif kind == "adversarial":
-                    loss = loss_of(model(attack(model, x, y, weight, steps=steps)), y)
+                    with evaluating(model):
+                        attacked = attack(model, x, y, weight, steps=steps)
+                    loss = loss_of(model(attacked), y)
                 elif kind == "free":
                     points = (x + offset).clamp(0, 1).requires_grad_()
                     loss = loss_of(model(points), y)
@@ -153,4 +169,5 @@ def train(
                     offset = in_ball(offset + weight * sample_unit(points.grad), weight)
         if scheduler is not None:
             scheduler.step(accuracy(model, data.train_x[parts.fit], data.train_y[parts.fit]))
-    return model.eval(), weight
+    model.eval()
+    return weight

@@ -3,6 +3,7 @@
     python benchmarks/robustness_per_cost.py tune      one seed, scored on held-out training images; chooses the settings
     python benchmarks/robustness_per_cost.py cheap     the local penalty and the cheap peers, scored on the test images
     python benchmarks/robustness_per_cost.py run       the runs of table and curves, all seeds, scored on the test images
+    python benchmarks/robustness_per_cost.py judge     AutoAttack beside the strong attack, one network of each method
     python benchmarks/robustness_per_cost.py table     costs, table and plots from the runs
 
 Runs are appended to runs.jsonl as they finish, and a run that is there is not repeated. Every method is steered to the
@@ -12,7 +13,6 @@ target by its own weight (adversarial training by its eps). The tuning has a see
 from __future__ import annotations
 
 import json
-import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +24,7 @@ from joblib import Parallel, delayed
 from ledger import Spec, append, missing, read
 from robustness_tables import METRICS, curves, markdown, strong_against_cost
 
-from cheaplip import evaluate_robustness, fit
+from cheaplip import evaluate_robustness
 from cheaplip.bounds.lower import lower_bound
 from cheaplip.data import load
 from cheaplip.models import mlp
@@ -85,25 +85,14 @@ def one(spec: Spec, out: Path) -> None:
     options = {"seed": spec["seed"], "target": spec["target"], **spec.get("options", {})}
     if tuning:
         options |= {"validation_share": 0.1}
-    kind = spec["method"]
-    activation = spec.get("activation", "softplus")
-    record: dict[str, Any] = {}
-    if kind in ("adversarial", "free", "trades", "jacobian"):
-        config = configure(**options)
-        started = time.perf_counter()
-        model, weight = peers.train(kind, data, config, activation, **spec.get("peer", {}))
-        record |= {"seconds": time.perf_counter() - started}
-    else:
-        torch.manual_seed(spec["seed"])
-        trained = fit(mlp(data.train_x.shape[1:], CLASSES, activation=activation), data, method=kind, **options)
-        config, model, weight = configure(method=kind, **options), trained.model, trained.result["weight"]
-        record |= {"seconds": trained.result["seconds"], "pair_lower": trained.result["pair_lower_bound"]}
-    shares = {"pair_share": config.pair_share, "validation_share": config.validation_share}
+    torch.manual_seed(spec["seed"])
+    model = mlp(data.train_x.shape[1:], CLASSES, activation=spec.get("activation", "softplus"))
+    record = peers.trained(spec["method"], model, data, options, spec.get("peer", {}))
+    shares = {name: getattr(configure(**options), name) for name in ("pair_share", "validation_share")}
     parts = split(len(data.train_x), **shares, seed=spec["seed"])
     x, y = (data.train_x[parts.validation], data.train_y[parts.validation]) if tuning else (data.test_x, data.test_y)
     report = evaluate_robustness(model, x, y, curve=(), domain=data.domain, seed=spec["seed"])
     record |= {
-        "weight": weight,
         "train": accuracy(model, data.train_x[parts.fit], data.train_y[parts.fit]),
         "test": report.test_accuracy,
         "noise": report.noise_accuracy,
@@ -166,6 +155,28 @@ def cheap(
     chosen = labels.split(";") if labels else CHEAP
     specs = [spec_of(label, data, target, seed) for seed in SEEDS[:seeds] for target in goals for label in chosen]
     carry_out(specs, out / "runs.jsonl", jobs)
+
+
+@app.command()
+def judge(out: Path = OUT, samples: int = 500) -> None:
+    """AutoAttack beside the strong attack on the first test images, one network of each method; needs the extra `attacks`."""
+    from autoattack import by_judge
+
+    torch.set_num_threads(1)
+    specs = [spec_of(label, data, target, SEEDS[0]) for data, target in AT for label in (*LABELS, *PEERS, "local")]
+    for spec in missing(out / "judged.jsonl", specs):
+        data = load(spec["data"])
+        torch.manual_seed(spec["seed"])
+        model = mlp(data.train_x.shape[1:], CLASSES, activation=spec.get("activation", "softplus"))
+        options = {"seed": spec["seed"], "target": spec["target"], **spec.get("options", {})}
+        peers.trained(spec["method"], model, data, options, spec.get("peer", {}))
+        ours = evaluate_robustness(
+            model, data.test_x, data.test_y, curve=(), domain=data.domain, seed=spec["seed"], attack_samples=samples
+        )
+        fooled = by_judge(model, data, torch.arange(samples), 2.0)
+        record = {"strong": ours.strong_accuracy, "AutoAttack": 1 - float(fooled.double().mean())}
+        append(out / "judged.jsonl", {"spec": spec, **record, "provenance": provenance(torch.device("cpu"))})
+        print(spec["data"], spec["label"], record, flush=True)
 
 
 def spec_of(label: str, data: str, target: float, seed: int) -> Spec:

@@ -80,17 +80,17 @@ class Encoder(nn.Module):
         return self.head(self.encoder(x).mean(1))
 
 
-def resnet() -> nn.Module:
+def resnet(channels: int = 3, width: int = 16) -> nn.Module:
     return nn.Sequential(
-        nn.Conv2d(3, 16, 3, 1, 1, bias=False),
-        nn.BatchNorm2d(16),
+        nn.Conv2d(channels, width, 3, 1, 1, bias=False),
+        nn.BatchNorm2d(width),
         nn.ReLU(),
-        Residual(16, 16, 1),
-        Residual(16, 32, 2),
-        Residual(32, 64, 2),
+        Residual(width, width, 1),
+        Residual(width, 2 * width, 2),
+        Residual(2 * width, 4 * width, 2),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(64, CLASSES),
+        nn.Linear(4 * width, CLASSES),
     )
 
 
@@ -238,10 +238,16 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "CLIP, every step": clip(configure(interval=1)),
     "CLIP (paper preset)": clip(configure("paper")),
     "authors' arithmetic": authors,
+    "Weight Reg.": weight,
     "PGD-7 adversarial": adversarial(),
+    "PGD-1 adversarial": adversarial(steps=1),
+    "PGD-2 adversarial, half batches": adversarial(steps=2, share=0.5),
+    "free adversarial, a replay": free,
+    "TRADES, 7 steps": trades,
     "Jacobian, 1 projection": jacobian,
 }
-COSTLY = {"CLIP, every step", "CLIP (paper preset)", "authors' arithmetic", "PGD-7 adversarial", "Jacobian, 1 projection"}
+LAZY = {"CLIP (default)", "local"}
+COSTLY = METHODS.keys() - LAZY - {"plain", "Weight Reg."}
 SWEEP = {f"CLIP, m = {m}": clip(configure(active=m)) for m in (4, 8, 16, 32, 64, 128)}
 
 
