@@ -63,6 +63,11 @@ def test_train_evaluate_report(call, finished, tmp_path):
     assert "CLIP" in out
     assert out.rstrip().endswith("index.html")
     assert (tmp_path / "page/index.html").exists()
+    code, out, err = call("--quiet", "evaluate", "run", "--restarts", 1)
+    assert (code, err) == (0, "")
+    document = json.loads(call("report", "run", "--out", "page", "--json")[1])
+    assert document["path"] == str(tmp_path / "page/index.html")
+    assert document["rows"][0]["n"] == 1
 
 
 @pytest.mark.usefixtures("quick_bounds")
@@ -103,7 +108,9 @@ def test_data_commands(call, tmp_path, monkeypatch):
     code, out, _ = call("data", "list")
     assert code == 0
     assert [line.split()[0] for line in out.splitlines()] == ["digits", "mnist", "fashion-mnist"]
+    assert [entry["name"] for entry in json.loads(call("data", "list", "--json")[1])][:1] == ["digits"]
     assert call("data", "verify", "digits")[:2] == (0, "digits: right\n")
+    assert json.loads(call("data", "verify", "digits", "--json")[1]) == [{"file": "digits", "path": None, "problem": None}]
     (tmp_path / "mnist").mkdir()
     (tmp_path / "mnist/train-labels-idx1-ubyte").write_bytes(b"short")
     code, out, err = call("data", "verify", "mnist", "--data-dir", tmp_path)
@@ -371,7 +378,8 @@ def test_reproduce(call, monkeypatch):
     assert {path.name for path in Path("tables/mnist-default").iterdir()} >= {"runs", "index.html", "table.json", "table.csv"}
     training = json.loads(Path("tables/mnist-default/runs/standard-20/config.json").read_text())["training"]
     assert (training["batch_size"], training["epochs"]) == (64, 2)
-    assert call(*command)[0] == 0  # nothing is left to do
+    code, out, _ = call(*command, "--json")  # nothing is left to do
+    assert (code, json.loads(out)["rows"][0]["n"]) == (0, 2)
     code, _, err = call(*command[:-3], 3, "--out", "tables")
     assert code == 2
     assert "with a run of the same settings; got other settings" in err

@@ -10,22 +10,24 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from pydantic import BaseModel
 
+from . import progress
 from .errors import CheaplipError, InputError, printable, require_known
 from .files import LARGEST_TEXT, read_bytes
 from .interrupts import Interrupted
 from .models.config import ModelConfig
 from .progress import tell
-from .run_folder import CONFIG, RESULT, find_runs
+from .run_folder import CONFIG, RESULT, Run, find_runs
 from .runs.config import EvaluationConfig, RunConfig
 from .training.config import TrainConfig
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: what there is, fetch it, verify it.")
 app.add_typer(data_app, name="data")
 
@@ -38,6 +40,9 @@ DataDir = Annotated[
 TrustModel = Annotated[
     bool, typer.Option("--trust-model", help="Import and run the network that the run folder names, if it is code.")
 ]
+
+
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")]
 
 
 def _field(record: type[BaseModel], name: str, **more: Any) -> Any:
@@ -103,23 +108,24 @@ def about(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_print_version)
     ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress; results, warnings and errors stay.")] = False,
 ) -> None:
     """Train PyTorch networks with a small Lipschitz constant, cheaply (CLIP, SSVM 2021; nothing to do with OpenAI's CLIP)."""
+    progress.quiet = quiet
 
 
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Where runs and report go; must not hold an earlier demo.")] = Path("cheaplip-demo"),
+    as_json: AsJson = False,
 ) -> None:
     """The main job on embedded data: train Standard, Weight Reg. and CLIP on digits, evaluate, bracket, report."""
     from .experiments.demo import run_demo
-    from .report import print_summary, write_report
+    from .report import write_report
 
     with _continued_by("Choose another --out to start again, or remove that one."):
         runs = run_demo(out, progress=True)
-    page = write_report(runs, out)
-    print_summary(runs)
-    typer.echo(f"\nReport: {page.resolve()}")
+    _print_runs(runs, "Report", write_report(runs, out), as_json)
 
 
 @app.command()
@@ -226,14 +232,25 @@ def bound(
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
     out: Annotated[Path, typer.Option(help="Where index.html and the tables go.")],
+    as_json: AsJson = False,
 ) -> None:
     """Write a self-contained page and tables (Markdown, CSV, JSON) from run folders."""
-    from .report import print_summary, write_report
+    from .report import write_report
 
     found = find_runs(runs)
-    page = write_report(found, out)
-    print_summary(found)
-    typer.echo(f"\nReport: {page.resolve()}")
+    _print_runs(found, "Report", write_report(found, out), as_json)
+
+
+def _print_runs(runs: list[Run], what: str, where: Path, as_json: bool) -> None:
+    from .report import json_table, print_summary, summary_table
+
+    if as_json:
+        table = json_table(summary_table(runs)) if runs else {"rows": []}
+        typer.echo(json.dumps({"path": str(where.resolve()), **table}, indent=2))
+        return
+    if runs:
+        print_summary(runs)
+    typer.echo(f"\n{what}: {where.resolve()}")
 
 
 @app.command()
@@ -250,15 +267,15 @@ def reproduce(
     jobs: Annotated[int, typer.Option(help="Runs at once, one thread each.")] = 1,
     backend: Annotated[str, typer.Option(help="local (processes of this machine) or dask (a cluster).")] = "local",
     data_dir: DataDir = None,
+    as_json: AsJson = False,
 ) -> None:
     """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
     require_known("an experiment", experiment, ("mnist", "fashion-mnist", "regression", "analysis"))
     if experiment in ("regression", "analysis"):
         _refuse_given(context, experiment, "table", "epochs", "config", "data_dir")
-        _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend)
+        _reproduce_parts(experiment, out / experiment, seeds=seeds, workers=jobs, backend=backend, as_json=as_json)
         return
     from .experiments.table_1 import reproduce_tables
-    from .report import print_summary
 
     settings = _settings({"epochs": epochs}, config)
     with _continued_by("The same command continues."):
@@ -275,9 +292,7 @@ def reproduce(
         )
     for failure in failures:
         tell(f"{failure.name} failed: {failure.reason}")
-    if any(out.rglob(RESULT)):
-        print_summary(find_runs([out]))
-    typer.echo(f"\nTables and pages: {out.resolve()}")
+    _print_runs(find_runs([out]) if any(out.rglob(RESULT)) else [], "Tables and pages", out, as_json)
     if failures:
         raise typer.Exit(1)
 
@@ -304,17 +319,16 @@ def _refuse_given(context: typer.Context, experiment: str, *names: str) -> None:
             raise InputError(f"options that {experiment} has", option, "Leave it away: it is of mnist and fashion-mnist.")
 
 
-def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, backend: str) -> None:
+def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, backend: str, as_json: bool) -> None:
     from .experiments.figure_2 import reproduce_regression
     from .experiments.section_3 import reproduce_analysis
 
     run = reproduce_regression if experiment == "regression" else reproduce_analysis
     with _continued_by("The same command continues."):
         text, failures = run(out, seeds=seeds, workers=workers, backend=backend, progress=True)
-    typer.echo(text)
     for failure in failures:
         tell(f"{failure.name} failed: {failure.reason}")
-    typer.echo(f"Tables and figures: {out.resolve()}")
+    typer.echo(json.dumps({"path": str(out.resolve())}) if as_json else f"{text}\nTables and figures: {out.resolve()}")
     if failures:
         raise typer.Exit(1)
 
@@ -322,7 +336,7 @@ def _reproduce_parts(experiment: str, out: Path, *, seeds: int, workers: int, ba
 @app.command()
 def doctor(
     data_dir: DataDir = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on standard output.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What there is: versions, devices, threads, extras, data."""
     from .doctor import examine, lines
@@ -332,11 +346,15 @@ def doctor(
 
 
 @data_app.command("list")
-def data_list(data_dir: DataDir = None) -> None:
+def data_list(data_dir: DataDir = None, as_json: AsJson = False) -> None:
     """Every data set, what it is, and where it was found."""
     from .data.arrays import catalogue
 
-    for entry in catalogue(data_dir):
+    entries = catalogue(data_dir)
+    if as_json:
+        typer.echo(json.dumps([asdict(entry) for entry in entries], indent=2, default=str))
+        return
+    for entry in entries:
         typer.echo(f"{entry.name:14} {entry.about}; {entry.where or 'not here: `cheaplip data fetch ' + entry.name + '`'}")
 
 
@@ -351,12 +369,16 @@ def data_fetch(name: Annotated[str, typer.Argument(help="mnist or fashion-mnist.
 
 
 @data_app.command("verify")
-def data_verify(name: Annotated[str, typer.Argument(help="A data set.")], data_dir: DataDir = None) -> None:
+def data_verify(
+    name: Annotated[str, typer.Argument(help="A data set.")], data_dir: DataDir = None, as_json: AsJson = False
+) -> None:
     """Check every file of a data set against its published checksum."""
     from .data.arrays import verify
 
     checks = verify(name, data_dir)
-    for check in checks:
+    if as_json:
+        typer.echo(json.dumps([asdict(check) for check in checks], indent=2, default=str))
+    for check in () if as_json else checks:
         typer.echo(f"{check.file}: {check.problem or 'right'}" + (f" ({check.path})" if check.path else ""))
     if any(check.problem for check in checks):
         raise InputError(f"{name} as published", "the wrong or missing files above", f"Run `cheaplip data fetch {name}`.")

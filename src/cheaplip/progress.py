@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -10,17 +11,33 @@ from typing import Any
 from .errors import printable
 
 Report = Callable[[Mapping[str, Any]], None]
+EVERY = 5.0
+"""Seconds from one plain line to the next; the first and the last are always there."""
+quiet = False
+"""Whether nothing is shown, whoever asks; the command line's --quiet."""
+
+
+class _Seldom:
+    """Plain lines, of which those that come too early after another are left out, but for the last."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.next = total, 0.0
+
+    def tell(self, done: int, text: str) -> None:
+        if done == self.total or time.monotonic() >= self.next:
+            self.next = time.monotonic() + EVERY
+            tell(text)
 
 
 @contextmanager
 def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
     """Yields a function that takes each epoch's record of metrics and shows it on standard error."""
+    if quiet:
+        yield lambda row: None
+        return
     if not sys.stderr.isatty():
-
-        def plain(row: Mapping[str, Any]) -> None:
-            tell(f"{title}: epoch {row['epoch']}/{total}: {describe(row)}")
-
-        yield plain
+        plain = _Seldom(total)
+        yield lambda row: plain.tell(row["epoch"], f"{title}: epoch {row['epoch']}/{total}: {describe(row)}")
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -34,16 +51,19 @@ def epochs_shown(title: str, total: int, done: int = 0) -> Iterator[Report]:
 @contextmanager
 def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yields a function that takes how many of `total` are done and shows it, and the time left, on standard error."""
+    if quiet:
+        yield lambda done: None
+        return
     if not sys.stderr.isatty():
-        last = -1
+        plain, last = _Seldom(total), -1
 
-        def plain(done: int) -> None:
+        def show(done: int) -> None:
             nonlocal last
             if done != last:
-                tell(f"{title}: {done}/{total}")
+                plain.tell(done, f"{title}: {done}/{total}")
             last = done
 
-        yield plain
+        yield show
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -57,6 +77,9 @@ def count_shown(title: str, total: int) -> Iterator[Callable[[int], None]]:
 @contextmanager
 def activity_shown(title: str) -> Iterator[None]:
     """For what has no steps to count: a spinner on a terminal, one plain line elsewhere; on standard error."""
+    if quiet:
+        yield
+        return
     if not sys.stderr.isatty():
         tell(title)
         yield
@@ -70,7 +93,7 @@ def activity_shown(title: str) -> Iterator[None]:
 @contextmanager
 def bytes_shown(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Yields a function that takes how many bytes have come, and shows it on a terminal; a bar is for eyes."""
-    if not sys.stderr.isatty():
+    if quiet or not sys.stderr.isatty():
         yield lambda done: None
         return
     from rich.console import Console
