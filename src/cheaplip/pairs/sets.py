@@ -1,11 +1,13 @@
 """X_Lip: the finite set of pairs on which the Lipschitz constant is approximated, and how it is made.
 
-Three ways: *perturbed* (an input and a noisy copy: local slopes near the data), *matched* (two different inputs:
-slopes across the data), *uniform* (points of a box and noisy copies: slopes where there is no data).
+Four ways: *perturbed* (an input and a noisy copy: local slopes near the data), *gaussian* (copies with noise of many sizes:
+slopes on the way to noisy inputs), *matched* (two different inputs: slopes across the data), *uniform* (points of a box and
+noisy copies: slopes where there is no data).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -73,6 +75,30 @@ def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> Pai
     """
     _positive("noise", noise)
     return _drawn(partial(_draw_perturbed, inputs, noise), _seeded(seed))
+
+
+def gaussian_pairs(inputs: Tensor, *, low: float = 0.05, high: float = 1.0, seed: int = 0) -> PairSet:
+    """Pairs (x, x + s * r), r standard normal, log(s) uniform between log(low) and log(high): against Gaussian noise.
+
+    Noise of standard deviation s changes an input of d entries by s * sqrt(d), far more than `perturbed_pairs` do. Such pairs
+    lower the slopes out there, too, if the regularizer has no `domain` that they must stay in.
+
+    Args:
+        inputs: x, `(n, *input)`; use inputs that are not trained on.
+        low: the smallest standard deviation, in units of the inputs.
+        high: the largest; that of the noise that is to be withstood.
+        seed: of the first draw.
+
+    Raises:
+        InputError: not 0 < low <= high < inf, or what `PairSet` refuses.
+
+    Example:
+        >>> gaussian_pairs(torch.zeros(50, 784)).u.shape
+        torch.Size([50, 784])
+    """
+    if not 0 < low <= high < math.inf:
+        raise InputError("0 < low <= high < inf", f"{low} and {high}", "Give the smallest and the largest deviation.")
+    return _drawn(partial(_draw_gaussian, inputs, low, high), _seeded(seed))
 
 
 def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
@@ -148,6 +174,11 @@ def _draw_perturbed(inputs: Tensor, noise: float, generator: Generator) -> tuple
     return _stepped(inputs, _uniform(inputs, generator), noise)
 
 
+def _draw_gaussian(inputs: Tensor, low: float, high: float, generator: Generator) -> tuple[Tensor, Tensor]:
+    scale = low * (high / low) ** torch.rand(len(inputs), generator=generator).to(inputs)
+    return _stepped(inputs, torch.randn(inputs.shape, generator=generator).to(inputs), per_sample(scale, inputs))
+
+
 def _draw_matched(inputs: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
     cycle = torch.randperm(len(inputs), generator=generator).to(inputs.device)
     return inputs[cycle], inputs[cycle.roll(1)]
@@ -179,7 +210,7 @@ def corner_points(like: Tensor, domain: Box, generator: Generator) -> Tensor:
     return torch.stack([u, v], dim=1)
 
 
-def _stepped(u: Tensor, direction: Tensor, noise: float) -> tuple[Tensor, Tensor]:
+def _stepped(u: Tensor, direction: Tensor, noise: float | Tensor) -> tuple[Tensor, Tensor]:
     """The pairs (u, u + noise * direction); a step that rounding swallows becomes one of `noise` in every entry.
 
     In one dimension that meets one pair in about a million: a training that redraws its pairs would stop there.
