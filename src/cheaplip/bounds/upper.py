@@ -21,6 +21,7 @@ from .branching import branch
 from .ellipsoid import ellipsoid
 from .graph import trace
 from .layers.constants import infinity_norm
+from .layers.joined import joined
 from .layers.layer import Layer, Shape
 from .multipliers.bound import Certificate, certified, is_narrower, pair_bounds
 from .multipliers.certificate import Chain, proved_root
@@ -226,7 +227,7 @@ def _limits(question: Question) -> dict[str, Any]:
 
 
 def _product(layers: Sequence[Layer]) -> float:
-    return math.prod(layer.constant for layer in layers)
+    return math.prod(layer.constant for layer in joined(layers))
 
 
 def _infinity_product(layers: Sequence[Layer]) -> float:

@@ -1,6 +1,6 @@
 """The product of layer norms with a graph to the weights, for training: one step of power iteration a call, from where it was.
 
-Not proved: a norm by power iteration is nearly that of the layer, from below. `upper.product_of_norms` is the proof.
+A BatchNorm right after a layer with weights is one with it, as in `upper.product_of_norms`. Not proved: a norm by power iteration is nearly that of the layer, from below. `upper.product_of_norms` is the proof.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..inference import device_of
 from .layers.constants import BatchNorm, batch_norm_scale, layer_norm, rule_type
 from .layers.convolutions import Convolution
+from .layers.joined import pairs
 from .layers.layer import Layer
 from .network import Applied, Network, fold
 
@@ -52,11 +53,11 @@ class WarmProduct:
 
     def _of_chain(self, layers: Sequence[Layer]) -> Tensor:
         product = torch.ones((), dtype=torch.float64)
-        for layer in layers:
-            product = product.to((norm := self._norm(layer)).device) * norm
+        for layer, after in pairs(layers):
+            product = product.to((norm := self._norm(layer, after)).device) * norm
         return product
 
-    def _norm(self, layer: Layer) -> Tensor:
+    def _norm(self, layer: Layer, after: BatchNorm | None) -> Tensor:
         if id(layer) in self._numbers:
             return torch.tensor(self._numbers[id(layer)], dtype=torch.float64)
         if isinstance(layer.module, BatchNorm):
@@ -64,20 +65,20 @@ class WarmProduct:
             return largest
         v = self._vectors.get(id(layer))
         for _ in range(1 if v is not None else FIRST):
-            v = self._step(layer, v)
+            v = self._step(layer, after, v)
         assert v is not None
         self._vectors[id(layer)] = v
-        norm: Tensor = torch.linalg.vector_norm(_linear(layer, v))
+        norm: Tensor = torch.linalg.vector_norm(_linear(layer, after, v))
         return norm.double()
 
-    def _step(self, layer: Layer, v: Tensor | None) -> Tensor:
+    def _step(self, layer: Layer, after: BatchNorm | None, v: Tensor | None) -> Tensor:
         """One step of v <- W^T W v, of length 1."""
         if v is None:
             like = next(layer.module.parameters())
             v = torch.randn(1, *layer.shape, generator=torch.Generator().manual_seed(0)).to(like)
         with torch.enable_grad():
             x = v.detach().requires_grad_()
-            y = _linear(layer, x)
+            y = _linear(layer, after, x)
             (pulled,) = torch.autograd.grad(y, x, y.detach())
         unit: Tensor = pulled / torch.linalg.vector_norm(pulled).clamp(min=torch.finfo(pulled.dtype).tiny)
         return unit
@@ -105,11 +106,14 @@ def _is_weighted(layer: Layer) -> bool:
     return _is_iterated(layer) or isinstance(layer.module, BatchNorm)
 
 
-def _linear(layer: Layer, x: Tensor) -> Tensor:
-    """The layer without what it adds."""
+def _linear(layer: Layer, after: BatchNorm | None, x: Tensor) -> Tensor:
+    """The layer without what it adds, and the scales after it."""
     two: Tensor = layer.module(torch.cat([x, torch.zeros_like(x)]))
     difference: Tensor = two[:1] - two[1:]
-    return difference
+    if after is None:
+        return difference
+    scale = batch_norm_scale(after).to(difference)
+    return difference * scale.reshape(-1, *[1] * (difference.dim() - 2))
 
 
 def _beside(constants: Iterable[float]) -> Tensor:

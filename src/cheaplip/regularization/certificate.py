@@ -23,6 +23,7 @@ from ..bounds.multipliers.chain import make_chain, work
 from ..bounds.multipliers.gradient import bound_with_gradient
 from ..bounds.multipliers.search import search_multipliers
 from ..bounds.upper import product_of_norms
+from ..bounds.variances import FollowingVariances
 from ..bounds.warm import WarmProduct, unseen
 from ..errors import InputError, UnsupportedModuleError, require_in
 from ..inference import Model, device_of
@@ -39,6 +40,8 @@ JUMP = 1.1
 """A bound that has grown by this factor since the last one may be near the edge of the feasible multipliers."""
 WORK = 2**34
 """Multiplications a call, about, beyond which the product of norms takes the place of multipliers: some seconds."""
+HUGE = 10.0
+"""A bound of more than so many times what pairs have met grows as its logarithm from there on."""
 LEARNING_RATE = 0.01
 """Of Adam, on the logarithms of the multipliers."""
 
@@ -63,6 +66,8 @@ class CertificateRegularizer(Penalty):
         steps: penalties in an epoch, for `GradientClip`.
         power: 1 or 2.
         allowed: an upper bound up to this costs nothing: the penalty is of what exceeds it.
+        beside: the pair penalty, of the same power, that it is added to. What exceeds `HUGE` times the constant that it has
+            met counts as its logarithm: a product of norms that starts in the thousands would need a weight of nearly 0.
 
     Raises:
         InputError: a model that is not an `nn.Module`.
@@ -83,16 +88,18 @@ class CertificateRegularizer(Penalty):
         steps: int = 50,
         power: int = PairOptions().power,
         allowed: float = PairOptions().allowed,
+        beside: Penalty | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError("an nn.Module for certify", type(model).__name__, "Train without certify.")
         require_in("interval", interval, "[1, inf)")
-        self.interval, self._power, self._allowed = interval, power, allowed
+        self.interval, self._power, self._allowed, self._beside = interval, power, allowed, beside
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._model = model
         network = trace(model, shape)
         self._shape, self._layers = shape, network.last_chain.layers
+        self._variances = FollowingVariances(network)
         self._clip = GradientClip(steps)
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -120,7 +127,8 @@ class CertificateRegularizer(Penalty):
             return like.new_zeros(())
         bound = self.bound()
         bound = (bound - self._allowed).relu() if self._allowed else bound
-        # beyond HUGE as its logarithm grows, and as steep there: else the weight would have to start at nearly 0
+        if self._beside is not None:
+            bound = logarithmic(bound, HUGE * self._beside.latest ** (1 / self._power))
         penalty = self.interval * (bound if self._power == 1 else bound.square()).to(like)
         self.latest = float(penalty.detach()) / self.interval
         if not math.isfinite(self.latest):
@@ -132,10 +140,12 @@ class CertificateRegularizer(Penalty):
     def bound(self) -> Tensor:
         """The upper bound of Lip(f), `()`, float64, with a graph; not rounded upwards."""
         if self._product is not None:
-            bound = self._product.bound()
+            with self._variances.following():
+                bound = self._product.bound()
             self._latest = float(bound.detach())
             return bound
-        chain = self._chain()
+        with self._variances.following():
+            chain = self._chain()
         if len(self._logs) < len(chain.slopes):
             with torch.no_grad():
                 self._optimizer = self._start(search_multipliers(self._chain(), iterations=SEARCH))
@@ -240,6 +250,16 @@ class CertificateRegularizer(Penalty):
             raise UnsupportedModuleError(EXPECTED, type(module).__name__, DO)
 
 
+def logarithmic(bound: Tensor, huge: float) -> Tensor:
+    """The bound, and beyond `huge` > 0 its logarithm, of the same slope there.
+
+    Example:
+        >>> [round(float(logarithmic(torch.tensor(b), 1.0)), 3) for b in (0.5, 1.0, torch.e)]
+        [0.5, 1.0, 2.0]
+    """
+    return torch.where(bound > huge, huge * (1 + (bound / huge).clamp(min=1).log()), bound) if huge > 0 else bound
+
+
 def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: int = 50) -> Penalty:
     """The pair penalty plus `share` times the certificate of the same network, on the same steps; share 0: the former alone.
 
@@ -256,5 +276,7 @@ def with_certificate(regularizer: LipschitzRegularizer, share: float, *, steps: 
         return regularizer
     shape = tuple(regularizer.state.points.shape[2:])
     interval, power, allowed = regularizer.interval, regularizer.options.power, regularizer.options.allowed
-    certificate = CertificateRegularizer(regularizer.model, shape, interval=interval, steps=steps, power=power, allowed=allowed)
+    certificate = CertificateRegularizer(
+        regularizer.model, shape, interval=interval, steps=steps, power=power, allowed=allowed, beside=regularizer
+    )
     return PenaltySum([(1.0, regularizer), (share, certificate)])
