@@ -1,6 +1,7 @@
 """The product of layer norms with a graph to the weights, for training: one step of power iteration a call, from where it was.
 
-A BatchNorm right after a layer with weights is one with it, as in `upper.product_of_norms`. Not proved: a norm by power iteration is nearly that of the layer, from below. `upper.product_of_norms` is the proof.
+A BatchNorm right after a layer with weights is one with it, as in `upper.product_of_norms`, which is the proof. This is none: a
+norm by power iteration is nearly that of the layer, from below.
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ place, by power iterations that follow the weights likewise. What is reported af
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ..bounds.multipliers.chain import make_chain, work
 from ..bounds.multipliers.gradient import bound_with_gradient
 from ..bounds.multipliers.search import search_multipliers
 from ..bounds.upper import product_of_norms
-from ..bounds.variances import FollowingVariances
+from ..bounds.variances import following_variances
 from ..bounds.warm import WarmProduct, unseen
 from ..errors import InputError, UnsupportedModuleError, require_in
 from ..inference import Model, device_of
@@ -31,6 +32,7 @@ from .gradient_clip import GradientClip
 from .options import PairOptions
 from .penalty import ClipNorm, Penalty, PenaltySum
 from .regularizer import LipschitzRegularizer
+from .statistics import following_statistics
 
 EXPECTED = "layers whose weights a certificate in training can follow"
 DO = "Train without certify, and bound the network afterwards."
@@ -67,7 +69,8 @@ class CertificateRegularizer(Penalty):
         power: 1 or 2.
         allowed: an upper bound up to this costs nothing: the penalty is of what exceeds it.
         beside: the pair penalty, of the same power, that it is added to. What exceeds `HUGE` times the constant that it has
-            met counts as its logarithm: a product of norms that starts in the thousands would need a weight of nearly 0.
+            met counts as its logarithm: a product of norms that starts in the thousands would need a weight of nearly 0. Its
+            points show how the running variances of BatchNorm follow the weights, without which training would be in vain.
 
     Raises:
         InputError: a model that is not an `nn.Module`.
@@ -88,7 +91,7 @@ class CertificateRegularizer(Penalty):
         steps: int = 50,
         power: int = PairOptions().power,
         allowed: float = PairOptions().allowed,
-        beside: Penalty | None = None,
+        beside: LipschitzRegularizer | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InputError("an nn.Module for certify", type(model).__name__, "Train without certify.")
@@ -99,7 +102,6 @@ class CertificateRegularizer(Penalty):
         self._model = model
         network = trace(model, shape)
         self._shape, self._layers = shape, network.last_chain.layers
-        self._variances = FollowingVariances(network)
         self._clip = GradientClip(steps)
         self._logs: list[Tensor] = []
         self._optimizer: torch.optim.Optimizer | None = None
@@ -140,11 +142,11 @@ class CertificateRegularizer(Penalty):
     def bound(self) -> Tensor:
         """The upper bound of Lip(f), `()`, float64, with a graph; not rounded upwards."""
         if self._product is not None:
-            with self._variances.following():
+            with self._following():
                 bound = self._product.bound()
             self._latest = float(bound.detach())
             return bound
-        with self._variances.following():
+        with self._following():
             chain = self._chain()
         if len(self._logs) < len(chain.slopes):
             with torch.no_grad():
@@ -212,6 +214,15 @@ class CertificateRegularizer(Penalty):
             self._product.resume(state["vectors"])
         self._latest, self._calls, self.skipped = state["latest"], state["calls"], state["skipped"]
         self._clip.load_state_dict(state["clip"])
+
+    @contextlib.contextmanager
+    def _following(self) -> Iterator[None]:
+        if self._beside is None:
+            yield
+            return
+        state = self._beside.state
+        with following_statistics(self._model), following_variances(self._model, state.points[state.active, 0]):
+            yield
 
     def _chain(self) -> Chain:
         chain = make_chain(self._layers, local=False)

@@ -29,7 +29,10 @@ def pairs(layers: Sequence[Layer]) -> list[tuple[Layer, BatchNorm | None]]:
 
 def joined(layers: Sequence[Layer]) -> list[Layer]:
     """The layers with those BatchNorms in the weights before them, in float64."""
-    return [layer if norm is None else Layer(_scaled(layer.module, norm), layer.shape, layer.out, layer.region) for layer, norm in pairs(layers)]
+    return [
+        layer if norm is None else Layer(_scaled(layer.module, norm), layer.shape, layer.out, layer.region)
+        for layer, norm in pairs(layers)
+    ]
 
 
 def _makes_channels(layer: Layer) -> bool:
