@@ -128,9 +128,9 @@ class CertificateRegularizer(Penalty):
         if self._calls % self.interval:
             return like.new_zeros(())
         bound = self.bound()
-        bound = (bound - self._allowed).relu() if self._allowed else bound
         if self._beside is not None:
-            bound = logarithmic(bound, HUGE * self._beside.latest ** (1 / self._power))
+            bound = logarithmic(bound, HUGE * (self._allowed + self._beside.latest ** (1 / self._power)))
+        bound = (bound - self._allowed).relu() if self._allowed else bound
         penalty = self.interval * (bound if self._power == 1 else bound.square()).to(like)
         self.latest = float(penalty.detach()) / self.interval
         if not math.isfinite(self.latest):
