@@ -18,6 +18,7 @@ ROOMS = {
     "progress": "what a user sees while something runs",
     "records": "how settings are given and refused",
     "arguments": "what a caller may give",
+    "processes": "which processes train one network",
     "norms": "the norm of a sample",
     "domains": "on which inputs a statement holds",
     "inference": "how a model is called",

@@ -5,6 +5,7 @@ Options that are fields of a record take their help from the field's description
 
 import io
 import json
+import os
 import shlex
 import sys
 import warnings
@@ -86,8 +87,23 @@ def _continued_by(do: str | Callable[[], str]) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, Interrupted) as interrupted:
-        tell(f"Interrupted. {do if isinstance(do, str) else do()}")
+        if _is_first():
+            tell(f"Interrupted. {do if isinstance(do, str) else do()}")
         raise typer.Exit(getattr(interrupted, "code", 130)) from None
+
+
+def _is_first() -> bool:
+    """Whether this process speaks for all that a launcher such as torchrun has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _program() -> str:
+    """How this command was begun, as far as the launcher has said it."""
+    of_all, here = (os.environ.get(name, "1") for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if of_all == "1":
+        return "cheaplip"
+    nodes = "" if of_all == here else f"--nnodes {int(of_all) // int(here)} "
+    return f"torchrun {nodes}--nproc-per-node {here} -m cheaplip"
 
 
 NO_SETTINGS = {"out", "run", "config", "data_dir", "resume", "trust_model"}
@@ -173,7 +189,7 @@ def train(
     from .runs.execute import execute_run
 
     def again() -> str:
-        command = f"cheaplip train --resume --out {shlex.quote(str(out))}"
+        command = f"{_program()} train --resume --out {shlex.quote(str(out))}"
         command += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
         command += f" --model {shlex.quote(model)}" if model and ":" in model else " --trust-model" if trust_model else ""
         return f"Continue with: {command}" if (out / CONFIG).exists() else AGAIN
@@ -183,7 +199,8 @@ def train(
         if resume and model is None:
             require_trusted(settings.model, out, trust_model)
         result = execute_run(settings, out, data_dir=data_dir, resume=resume, progress=True)
-    typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
+    if _is_first():
+        typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
 
 
 @app.command()

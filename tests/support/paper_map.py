@@ -24,7 +24,7 @@ ENTRIES = (
         "experiments/section_3.py",
         "def absolute_value_",
     ),
-    ("(2)", "the objective: mean loss + lambda Lip(f)", "`fit`", "training/loop.py", "accelerator.backward(loss + penalty)"),
+    ("(2)", "the objective: mean loss + lambda Lip(f)", "`fit`", "training/loop.py", "total = loss + penalty"),
     ("lambda Lip(f, X_Lip)", "the term of (2)", "`PenaltyTerm`", "regularization/term.py", "return self.weight * penalty"),
     ("(3)", "the constant itself, between two bounds", "`lipschitz_bracket`", "bounds/bracket.py", "def lipschitz_bracket("),
     ("(4)", "the product of the layers' constants", "`product_of_norms`", "bounds/upper.py", "def product_of_norms("),

@@ -41,21 +41,31 @@ def test_parts_too_small_are_refused():
 def test_an_epoch_visits_samples_once_in_full_batches(processes):
     indices = torch.arange(10, 110)
     x = torch.arange(120.0)[:, None]
-    ranks = [
-        TensorBatches(x, x, indices=indices, batch_size=7, seed=1, rank=rank, processes=processes) for rank in range(processes)
-    ]
+
+    def of(rank=0, processes=1):
+        return TensorBatches(x, x, indices=indices, batch_size=9, seed=1, rank=rank, processes=processes)
+
+    ranks = [of(rank, processes) for rank in range(processes)]
     epochs = []
     for epoch in (1, 2):
-        batches = [batch for rank in ranks for batch, _ in rank.epoch(epoch)]
-        assert {len(batch) for batch in batches} == {7}
-        assert len(batches) == sum(map(len, ranks))
-        seen = torch.cat(batches).flatten().tolist()
-        assert len(set(seen)) == len(seen) > 100 - 7 * processes
+        steps = list(zip(*([batch for batch, _ in rank.epoch(epoch)] for rank in ranks), strict=True))
+        assert {len(batch) for batches in steps for batch in batches} == {9 // processes}
+        assert len(steps) == len(ranks[0]) == 100 // 9
+        ones = [batch for batch, _ in of().epoch(epoch)]  # however many processes share them, the batches are the same
+        assert [set(torch.cat(step).flatten().tolist()) for step in steps] == [set(whole.flatten().tolist()) for whole in ones]
+        seen = [float(v) for step in steps for batch in step for v in batch]
+        assert len(set(seen)) == len(seen) == 99
         assert set(seen) <= set(range(10, 110))
         epochs.append(seen)
     assert epochs[0] != epochs[1]
-    assert epochs[0] == [float(v) for rank in ranks for batch, _ in rank.epoch(1) for v in batch]
     assert sorted(float(v) for rank in ranks for batch, _ in rank.all() for v in batch) == list(range(10, 110))
+
+
+def test_processes_that_cannot_share_the_batches_evenly_are_refused():
+    x = torch.arange(5.0)[:, None]
+    for batch_size, processes in ((4, 3), (6, 6)):
+        with pytest.raises(InputError, match=f"batches that {processes} processes can share evenly"):
+            TensorBatches(x, x, indices=torch.arange(5), batch_size=batch_size, seed=0, processes=processes)
 
 
 def test_a_batch_larger_than_the_data_is_all_of_it():
@@ -84,15 +94,13 @@ def test_measure_is_the_accuracy_of_the_fitting_part():
     model = dense()
     with torch.no_grad():
         right = (model(x).argmax(1) == y)[task((x, y)).batches.indices]
-    assert task((x, y)).measure(model, Accelerator()) == (int(right.sum()) / 127, 127)
+    assert task((x, y)).measure(model) == (int(right.sum()) / 127, 127)
     loaded = task(DataLoader(TensorDataset(x, y), batch_size=40))
-    assert loaded.measure(model, Accelerator())[1] == 150
+    assert loaded.measure(model)[1] == 150
     x, y = curve()
     regression = task((x, y), dense(inputs=1, outputs=1))
     assert regression.classification is False
-    assert regression.measure(nn.Identity(), Accelerator())[0] == pytest.approx(
-        float((x - y)[regression.batches.indices].square().mean())
-    )
+    assert regression.measure(nn.Identity())[0] == pytest.approx(float((x - y)[regression.batches.indices].square().mean()))
 
 
 class Stream(IterableDataset):

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any
 
+from .. import processes
 from ..errors import InputError, TargetWarning, require_in, require_known
 from .scheduler import WeightScheduler
 from .wishes import QUANTITIES, better, beyond_trivial, check_wish, is_unresolved, pace_of, target_of
@@ -151,8 +152,11 @@ class DiscrepancyPrinciple(WeightScheduler):
         self.weight = initial if self.started else 0.0
 
     def step(self, value: float) -> None:
-        """Take note of the training accuracy (or loss) and, at every `every`-th call, update the weight."""
-        value = float(value)
+        """Take note of the training accuracy (or loss) and, at every `every`-th call, update the weight.
+
+        Of several processes (see `processes`) the mean of their values counts, and all call it.
+        """
+        value = processes.mean(float(value))
         if not math.isfinite(value):
             raise InputError(f"a finite {self.name}", value, "Look for a diverging loss.")
         self.calls += 1

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..inference import Model, evaluating, parameters_of
 from .statistics import following_statistics
 
@@ -67,7 +68,7 @@ class _Attach(torch.autograd.Function):
 
 
 def evaluate(model: Model, parts: Iterable[Callable[[], Tensor]]) -> HeldGradient:
-    """The sum of some scalars, each with a graph of its own that is freed before the next one is made.
+    """The sum of some scalars, of all processes, each with a graph of its own that is freed before the next one is made.
 
     The backward pass runs in evaluation mode and full precision too: where the network recomputes activations
     (`torch.utils.checkpoint`), they are those of the forward pass.
@@ -84,7 +85,22 @@ def evaluate(model: Model, parts: Iterable[Callable[[], Tensor]]) -> HeldGradien
             for parameter, gradient in zip(found, new, strict=True):
                 earlier = gradients.get(id(parameter))
                 gradients[id(parameter)] = (parameter, gradient if earlier is None else earlier[1] + gradient)
-    return HeldGradient(torch.zeros(()) if value is None else value, gradients.values())
+    return HeldGradient(*over_processes(model, torch.zeros(()) if value is None else value, gradients))
+
+
+def over_processes(
+    model: Model, value: Tensor, gradients: Mapping[int, tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Iterable[tuple[Tensor, Tensor]]]:
+    """The sums over all processes of a value and its gradients; a parameter may be without one on some of them."""
+    if processes.count() == 1:
+        return value, gradients.values()
+    parameters: dict[int, Tensor] = {id(parameter): parameter for parameter in parameters_of(model)}
+    parameters |= {place: parameter for place, (parameter, _) in gradients.items()}
+    known = torch.tensor([float(place in gradients) for place in parameters], device=value.device)
+    mine = [gradients[place][1] if place in gradients else torch.zeros_like(p) for place, p in parameters.items()]
+    value, known, *of_all = processes.summed([value, known, *mine])
+    known_by = zip(parameters.values(), of_all, known.tolist(), strict=True)
+    return value, [(parameter, gradient) for parameter, gradient, n in known_by if n]
 
 
 def leaves(penalty: Tensor) -> list[Tensor]:

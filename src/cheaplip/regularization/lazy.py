@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .. import processes
 from ..errors import InputError
-from ..inference import Model, device_of, modules_of
+from ..inference import Model, device_of, modules_of, parameters_of
 from .held import HeldGradient, held_from, held_state
 from .penalty import Penalty
 
@@ -44,6 +45,7 @@ class LazyPenalty(Penalty):
         """Penalties that were not finite and therefore left out."""
         self._held: HeldGradient | None = None
         self._evaluated = False  # since the last turn; without a held gradient the penalty was not finite
+        self._compared = False  # with what the other processes have
         self._called = False  # since the last step
         self._beside = False  # the graph of the user's own loss is there
         self._has_closure = False
@@ -88,11 +90,23 @@ class LazyPenalty(Penalty):
 
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _renew(self) -> None:
+        if not self._compared:
+            self._compare()
+            self._compared = True
         self._held = self._evaluate()
         self._evaluated = True
         self.latest = float(self._held.value)
         if not math.isfinite(self.latest):
             self.skipped, self._held, self.latest = self.skipped + 1, None, 0.0
+
+    def _compare(self) -> None:
+        """`InputError` unless all processes have one network, and each of them all of it."""
+        parameters = parameters_of(self.model)
+        if any(hasattr(parameter, "device_mesh") for parameter in parameters):
+            do = "Replicate it, with DistributedDataParallel; a penalty takes no sharded parameters."
+            raise InputError("a network that every process has whole", "sharded parameters (FSDP, tensor parallel)", do)
+        do = "Wrap it in DistributedDataParallel before the first step, or train without a process group."
+        processes.require_same(parameters, "the same parameters", do)
 
     def metrics(self) -> dict[str, float | int | None]:
         """The penalties that were left out."""

@@ -11,6 +11,7 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
+from .. import processes
 from ..domains import Box, projected
 from ..errors import InputError
 from ..inference import Model, check_classifier, device_of, evaluating, forward_checked, full_precision
@@ -183,12 +184,16 @@ class LocalRegularizer(LazyPenalty):
         # a closure evaluates a step several times: each time from the same first points
         generator = torch.Generator().manual_seed(self.seed + self.calls)
         start = random_points(x, options.radius, float(options.norm), self.domain, generator)
+        (x, counts), (start, _), (y, _) = (processes.share(of_all) for of_all in (x, start, y))
         rows = self._rows(len(x))  # a part passes twice, moved and still
         parts = list(zip(x.split(rows), start.split(rows), y.split(rows), strict=True))
         with torch.autocast(device.type, enabled=False):
             with evaluating(self.model):
                 found = [self._search(*part) for part in parts]  # of the one network, with the statistics that it has
-            pieces = [partial(self._part, x, points, y) for (x, _, y), points in zip(parts, found, strict=True)]
+            pieces = [
+                partial(self._part, x, points, y, counts / len(self.drawn))
+                for (x, _, y), points in zip(parts, found, strict=True)
+            ]
             return evaluate(self.model, pieces)
 
     def _search(self, x: Tensor, start: Tensor, y: Tensor) -> Tensor:
@@ -199,9 +204,9 @@ class LocalRegularizer(LazyPenalty):
         ball = {"radius": options.radius, "norm": float(options.norm)}
         return worst_in_ball(self.model, x, start, rise, steps=options.attack_steps, domain=self.domain, **ball)
 
-    def _part(self, x: Tensor, points: Tensor, y: Tensor) -> Tensor:
+    def _part(self, x: Tensor, points: Tensor, y: Tensor, share: float) -> Tensor:
         moved, still = full_precision(self.model(torch.cat([points, x]))).split(len(x))
-        return local_rises(moved, still, y).sum() / len(self.drawn)
+        return local_rises(moved, still, y).sum() * share
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import processes
 from ..domains import Box, box_of
 from ..errors import InputError
 from ..inference import Model, device_of
@@ -47,6 +48,9 @@ class LipschitzRegularizer(LazyPenalty):
     Pairs are visited in rounds through a working pool. The network changes while a pair waits, and the pair's quotient
     falls. So the pool is small enough to be visited often. After each round its least steep pairs make room for others of
     the set, and the steepest pairs stay.
+
+    Of several processes (see `processes`), which train one network, all hold all pairs, and each evaluates and raises its
+    share of the active ones. What they find is exchanged, so that all have the same penalty, pairs and state.
 
     Args:
         model: f, any `nn.Module` from `(n, *input)` to one tensor `(n, *output)`. It is evaluated in evaluation mode; its
@@ -110,6 +114,11 @@ class LipschitzRegularizer(LazyPenalty):
         """Pairs in one penalty."""
         return len(self.state.before)
 
+    def _compare(self) -> None:
+        super()._compare()
+        do = "Make the pairs of the same inputs, with the same seed, on every process."
+        processes.require_same([self.state.points, self.state.order], "the same pairs", do)
+
     def _turn(self) -> None:
         """Turn to the next active pairs and raise their quotients (Algorithm 1)."""
         self._follow_the_model()
@@ -119,38 +128,48 @@ class LipschitzRegularizer(LazyPenalty):
             self.domain = _span(self._pairs) if self._spans else self.domain
         active, state = self.state.active, self.state
         points, sizes = state.points[active], state.step_size[active]
-        state.before, gradient = self._in_parts(partial(ascent.quotient_and_gradient, self.model), points)
+        state.points[active], state.before, state.step_size[active] = self._in_parts(self._raised, points, sizes)
+
+    def _raised(self, points: Tensor, sizes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Some pairs after a step of the ascent, their quotients before it, and the step sizes."""
+        before, gradient = ascent.quotient_and_gradient(self.model, points)
         if self.options.ascent == "accepted":
             valid: dict[str, Any] = {"separation": self.separation, "domain": self.domain}
-            rule = partial(ascent.accepted_step, self.model, **valid)
-            points, _, sizes = self._in_parts(rule, points, gradient, state.before, sizes)
-        else:
-            move = ascent.printed_step if self.options.ascent == "printed" else ascent.normalized_step
-            points = ascent.keep_valid(move(points, gradient, sizes), points, self.separation, self.domain)
-        state.points[active], state.step_size[active] = points, sizes
+            points, _, sizes = ascent.accepted_step(self.model, points, gradient, before, sizes, **valid)
+            return points, before, sizes
+        move = ascent.printed_step if self.options.ascent == "printed" else ascent.normalized_step
+        return ascent.keep_valid(move(points, gradient, sizes), points, self.separation, self.domain), before, sizes
 
     def _evaluate(self) -> HeldGradient:
         """The penalty of the active pairs and its gradient, part by part."""
         self._follow_the_model()
         self._follow_the_budget()
         active, options = self.state.active, self.options
-        chosen, quotients = active, []
-        if options.reduction == "max" and len(active) > self._pairs_in_a_pass():
-            with torch.no_grad():
-                quotients = [self._in_parts(lambda points: (pair_quotient(self.model, points),), self.state.points[active])[0]]
-            chosen = active[quotients[0].argmax()][None]
+        chosen, quotient = active, None
+        if options.reduction == "max" and (len(active) > self._pairs_in_a_pass() or processes.count() > 1):
+            quotient = self._quotients(active)
+            chosen = active[quotient.argmax()][None]
+        mine, counts = processes.share(self.state.points[chosen])
+        found = []
 
         def part(points: Tensor) -> Tensor:
             quotient = pair_quotient(self.model, points)
-            if len(chosen) == len(active):
-                quotients.append(quotient.detach())
-            return reduce_quotients(quotient, options.reduction, options.power, options.allowed) * (len(points) / len(chosen))
+            found.append(quotient.detach())
+            reduced = reduce_quotients(quotient, options.reduction, options.power, options.allowed)
+            return reduced * (counts * len(points) / len(chosen))
 
-        parts = self.state.points[chosen].split(self._pairs_in_a_pass())
-        held = evaluate(self.model, [partial(part, points) for points in parts])
+        held = evaluate(self.model, [partial(part, points) for points in mine.split(self._pairs_in_a_pass())])
+        if quotient is None:
+            (quotient,) = processes.gathered([torch.cat(found)], len(active))
         if held.value.isfinite():
-            self._learn(torch.cat(quotients))
+            self._learn(quotient)
         return held
+
+    @torch.no_grad()
+    def _quotients(self, pairs: Tensor) -> Tensor:
+        """Of some pairs, by their indices."""
+        (quotient,) = self._in_parts(lambda points: (pair_quotient(self.model, points),), self.state.points[pairs])
+        return quotient
 
     def _learn(self, quotient: Tensor) -> None:
         active, state = self.state.active, self.state
@@ -165,9 +184,13 @@ class LipschitzRegularizer(LazyPenalty):
         return self._rows(len(self.state.points))
 
     def _in_parts(self, function: Callable[..., tuple[Tensor, ...]], *tensors: Tensor) -> tuple[Tensor, ...]:
-        """A function of pairs, a few pairs at a time."""
-        parts = zip(*(tensor.split(self._pairs_in_a_pass()) for tensor in tensors), strict=True)
-        return tuple(torch.cat(results) for results in zip(*(function(*part) for part in parts), strict=True))
+        """A function of pairs, each process with its share, a few pairs at a time."""
+
+        def mine(*tensors: Tensor) -> tuple[Tensor, ...]:
+            parts = zip(*(tensor.split(self._pairs_in_a_pass()) for tensor in tensors), strict=True)
+            return tuple(torch.cat(results) for results in zip(*(function(*part) for part in parts), strict=True))
+
+        return processes.in_shares(mine, *tensors)
 
     @property
     def pairs(self) -> PairSet:
@@ -176,23 +199,25 @@ class LipschitzRegularizer(LazyPenalty):
 
     @torch.no_grad()
     def lower_bound(self, pairs: int = 256) -> float:
-        """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited."""
+        """A lower bound of Lip(f) now: the largest quotient among the `pairs` pairs that were steepest when last visited.
+
+        One process of several may ask alone: none is waited for.
+        """
         self._follow_the_model()
-        (quotient,) = self._in_parts(
-            lambda points: (pair_quotient(self.model, points),), self.state.points[self.state.steepest(pairs)]
-        )
-        return float(quotient.max())
+        points = self.state.points[self.state.steepest(pairs)]
+        return max(float(pair_quotient(self.model, part).max()) for part in points.split(self._pairs_in_a_pass()))
 
     def constant(self) -> float:
-        """`lower_bound` on as many pairs as are active: a forward pass."""
-        return self.lower_bound(self.active)
+        """`lower_bound` on as many pairs as are active: a forward pass, in which each of several processes has its share."""
+        self._follow_the_model()
+        return float(self._quotients(self.state.steepest(self.active)).max())
 
     def refine(self) -> float:
         """Raise the quotients of the steepest pairs until little is left to gain; returns the largest. For the end of a run.
 
         256 pairs take 20 steps, the steepest quarter of them 40 more, of these the steepest quarter 100 more: the work of
         about 9,000 visits of a pair, 6 epochs' worth of the ascent on 50,000 samples. With a stated `domain`, a quarter
-        of the 256 are fresh corners of the box.
+        of the 256 are fresh corners of the box. Of several processes each does its share, and all call it.
         """
         self._follow_the_model()
         chosen = self.state.steepest(256)
@@ -233,7 +258,8 @@ class LipschitzRegularizer(LazyPenalty):
         """As many active pairs as the cost allows, now that the size of a batch is known."""
         if self.options.cost is None or self.batch_size is None:
             return
-        allowed = round(self.options.cost * self.interval * self.batch_size / PASSES)
+        (rows,) = processes.total([self.batch_size])
+        allowed = round(self.options.cost * self.interval * rows / PASSES)
         active = min(max(allowed, 1), self.pool)
         if active != self.active:
             self.state.before = self.state.before.new_full((active,), torch.nan)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from .. import processes
 from ..errors import InputError
 from .penalty import ClipNorm, Penalty
 from .scheduler import WeightScheduler
@@ -103,8 +104,8 @@ class PenaltyTerm:
 
         Args:
             value: the accuracy or loss to steer by, such as that on validation samples; by default the running accuracy or
-                mean squared error since the last update, of all processes where `torch.distributed` is initialised. For a
-                target constant nothing is left to do: `step` moves the weight.
+                mean squared error since the last update. Of several processes the mean counts, and all call this. For a target
+                constant nothing is left to do: `step` moves the weight.
 
         Raises:
             InputError: a value that is not finite, or none where the term has not seen outputs.
@@ -180,16 +181,22 @@ class RunningValue:
         self.total, self.samples = self.total + added, self.samples + n
 
     def value(self) -> float:
-        """The mean over all samples, of all processes where `torch.distributed` is initialised."""
+        """The mean over all samples, of all processes."""
         if not isinstance(self.total, Tensor):
             do = "Call term(outputs, y) in the loop, or give update_weight a value."
             raise InputError("outputs and y of some batches to steer by", "none", do)
-        total = self.total.float()
-        totals = torch.stack([total, torch.as_tensor(self.samples).to(total)])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
-            torch.distributed.all_reduce(totals)
-        mean: float = totals[0].item() / totals[1].item()
-        return mean
+        total, samples = processes.total([float(self.total), float(self.samples)])
+        return total / samples
+
+    def collect(self) -> None:
+        """Bring the totals of all processes to the first one, as a checkpoint of that one should have them."""
+        if processes.count() > 1 and isinstance(self.total, Tensor):
+            self.total, self.samples = processes.summed([self.total, torch.as_tensor(self.samples, device=self.total.device)])
+            self._leave_to_the_first()
+
+    def _leave_to_the_first(self) -> None:
+        if processes.rank() > 0:
+            self.total, self.samples = self.total * 0, self.samples * 0
 
     def state_dict(self) -> dict[str, Any]:
         """Total and number of samples."""
@@ -198,6 +205,7 @@ class RunningValue:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.total, self.samples = state["total"], state["samples"]
+        self._leave_to_the_first()
 
 
 def weighed(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor | int]:
@@ -209,5 +217,12 @@ def weighed(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tens
 
 
 def constant_predictor_loss(outputs: Tensor, y: Tensor) -> float:
-    """What the best constant would lose on a batch: log(number of classes), or the variance of y."""
-    return float(y.var(0, correction=0).mean()) if y.is_floating_point() else math.log(outputs.shape[1])
+    """What the best constant would lose on the batch of all processes: log(number of classes), or the variance of y."""
+    if not y.is_floating_point():
+        return math.log(outputs.shape[1])
+    if processes.count() == 1:
+        return float(y.var(0, correction=0).mean())
+    mean, n = y.mean(0), torch.full((), len(y), dtype=y.dtype, device=y.device)
+    first, n_of_all = processes.summed([mean * n, n])
+    (second,) = processes.summed([(y - first / n_of_all).square().sum(0)])
+    return float((second / n_of_all).mean())

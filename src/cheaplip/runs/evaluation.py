@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from .. import processes
 from ..bounds.bracket import LipschitzBracket, lipschitz_bracket
 from ..bounds.radius import certified_accuracy, certified_radius
 from ..data.arrays import Dataset
 from ..inference import device_of, forward
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import PairSet
-from ..robustness.accuracy import evaluate_robustness
+from ..robustness.accuracy import RobustnessReport, evaluate_robustness
 from .config import EvaluationConfig
 
 
@@ -31,6 +33,8 @@ def evaluate(
         seed: of noise and random starts.
         pairs: the training's X_Lip, from which the lower bound is searched too.
 
+    Of several processes each attacks its share of the samples, and the first one alone searches the bracket.
+
     Returns:
         What `result.json` has of it, and the radii, as `bound_and_certify` gives them.
     """
@@ -43,12 +47,34 @@ def evaluate(
         measured["samples"]["test_loss"] = len(x)
     else:
         attacks = config.model_dump(exclude={"lipschitz_samples", "certified"})
-        report = evaluate_robustness(model, x, y, domain=data.domain, seed=seed, **attacks)
+        report = _robustness(model, x, y, domain=data.domain, seed=seed, **attacks)
         measured = {**vars(report), "evaluation": report.settings}
         del measured["settings"]
+    if processes.rank() > 0:
+        return measured, None
     bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs)
     samples = measured["samples"] | bounds["samples"]
     return {**measured, **bounds, "samples": samples}, radius
+
+
+def _robustness(
+    model: nn.Module, x: Tensor, y: Tensor, *, attack_samples: int, curve_samples: int, **options: Any
+) -> RobustnessReport:
+    """`evaluate_robustness`, by all processes: of the samples that are attacked, each attacks every `count()`-th."""
+    n, rank = processes.count(), processes.rank()
+    attacked, curved = min(attack_samples, len(y)), min(curve_samples, len(y))
+    if n == 1 or min(attacked, curved) < n:
+        return evaluate_robustness(model, x, y, attack_samples=attacked, curve_samples=curved, **options)
+    options |= {"attack_samples": len(range(rank, attacked, n)), "curve_samples": len(range(rank, curved, n))}
+    report = evaluate_robustness(model, x[rank::n], y[rank::n], **options)
+    samples = processes.total(report.samples.values())
+    right = processes.total(getattr(report, name) * of_one for name, of_one in report.samples.items())
+    along = processes.total(point["strong_accuracy"] * point["n"] for point in report.curve)
+    shares: dict[str, Any] = {name: value / of_all for name, value, of_all in zip(report.samples, right, samples, strict=True)}
+    curve = [
+        {**point, "strong_accuracy": of_all / curved, "n": curved} for point, of_all in zip(report.curve, along, strict=True)
+    ]
+    return replace(report, **shares, curve=curve, samples=dict(zip(report.samples, map(round, samples), strict=True)))
 
 
 def bound_and_certify(

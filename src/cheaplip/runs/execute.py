@@ -31,9 +31,9 @@ from ..run_folder import (
     write_json,
     write_text,
 )
-from ..training.batches import this_process
 from ..training.checkpoint import checkpoints
 from ..training.loop import fit
+from ..training.parallel import this_process
 from .config import RunConfig
 from .configure import read_config
 from .evaluation import bound_and_certify, evaluate
@@ -78,14 +78,17 @@ def _train_and_evaluate(
             for name in (CONFIG, *(f"pairs-{epoch}.npz" for epoch in milestones)):
                 (out / name).unlink(missing_ok=True)  # nothing to resume: the folder is free again
         raise
+    telling = (
+        activity_shown(f"{config.training.method}, seed {config.training.seed}: evaluation") if main and progress else None
+    )
+    with telling or nullcontext():
+        measured, radii = evaluate(model, data, config.evaluation, seed=config.training.seed, pairs=trained.pairs)
     if not main:
         return trained.result
     about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
     about |= {"model": describe_network(config.model, model), "weights_sha256": sha256_of(out / WEIGHTS)}
-    with activity_shown(f"{config.training.method}, seed {config.training.seed}: evaluation") if progress else nullcontext():
-        measured, radii = evaluate(model, data, config.evaluation, seed=config.training.seed, pairs=trained.pairs)
-        if data.classes is not None:
-            write_pairs(out / PAIRS, example_pairs(model, data))
+    if data.classes is not None:
+        write_pairs(out / PAIRS, example_pairs(model, data))
     return _write_result(out, data, _merge({**trained.result, **about}, measured), radii)
 
 

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from ..errors import InputError
+from ..errors import InputError, one_line
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,14 @@ def split(n: int, *, pair_share: float, validation_share: float, seed: int) -> S
     return Split(order[pairs + validation :], order[:pairs], order[pairs : pairs + validation])
 
 
-def this_process() -> Accelerator:
-    """The device to train on and the processes beside this one; without accelerators, those of torchrun on the CPU."""
-    return Accelerator(cpu=not torch.accelerator.is_available())
-
-
 class TensorBatches:
     """Shuffled full batches of some tensors by index, such as (x[i], y[i]); the order depends on the seed and the epoch alone.
 
-    The last, incomplete batch is dropped. Each of several processes takes its own share.
+    The last, incomplete batch is dropped. Each of several processes takes its share of every batch, so the batches do not
+    depend on their number.
+
+    Raises:
+        InputError: a batch size that the processes cannot share evenly, or fewer samples than processes.
     """
 
     def __init__(
@@ -54,21 +53,23 @@ class TensorBatches:
         rank: int = 0,
         processes: int = 1,
     ) -> None:
+        if batch_size % processes or len(indices) < processes:
+            got = f"batches of {batch_size}, of {len(indices)} samples"
+            raise InputError(f"batches that {processes} processes can share evenly", got, "Change batch_size or the processes.")
         self._tensors, self.indices = tensors, indices
-        self._share = len(indices) // processes
-        self._batch_size = min(batch_size, self._share)
+        self._batch_size = min(batch_size, len(indices) // processes * processes)
         self._seed, self._rank, self._processes = seed, rank, processes
 
     def __len__(self) -> int:
-        return self._share // self._batch_size
+        return len(self.indices) // self._batch_size
 
     def epoch(self, epoch: int) -> Iterator[tuple[Tensor, ...]]:
         """The batches of one epoch."""
         generator = torch.Generator().manual_seed(epoch_seed(self._seed, epoch))
         order = self.indices[torch.randperm(len(self.indices), generator=generator).to(self.indices.device)]
-        mine = order[self._rank :: self._processes][: len(self) * self._batch_size]
-        for index in mine.split(self._batch_size):
-            yield tuple(tensor[index] for tensor in self._tensors)
+        for index in order[: len(self) * self._batch_size].split(self._batch_size):
+            mine = index[self._rank :: self._processes]
+            yield tuple(tensor[mine] for tensor in self._tensors)
 
     def samples(self) -> tuple[Tensor, Tensor]:
         """A copy of x and y of all samples, of every process."""
@@ -82,10 +83,20 @@ class TensorBatches:
 
 
 class LoaderBatches:
-    """The batches of a DataLoader, shuffled in an order that depends on the seed and the epoch alone, too."""
+    """The batches of a DataLoader, shuffled in an order that depends on the seed and the epoch alone, too.
+
+    Each of several processes takes its share of every batch.
+
+    Raises:
+        InputError: batches that the processes cannot share evenly.
+    """
 
     def __init__(self, loader: DataLoader[Any], *, seed: int, accelerator: Accelerator) -> None:
-        self._prepared = accelerator.prepare(loader)
+        try:
+            self._prepared = accelerator.prepare(loader)
+        except ValueError as error:
+            expected = f"batches that {accelerator.num_processes} processes can share evenly"
+            raise InputError(expected, one_line(error), "Change the loader's batch_size or the processes.") from None
         # None: the sampler uses torch's global generator, which `fit` seeds for every epoch
         self._generator: torch.Generator | None = getattr(loader.sampler, "generator", None)
         self._seed = seed

@@ -33,6 +33,7 @@ class State:
     optimizer: Any
     lr_schedule: Any
     term: PenaltyTerm
+    steps: int  # in an epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one record an epoch
     best: dict[str, Any] | None = None  # {score, epoch, model} of the weights to keep, for best-pgd
 
@@ -67,7 +68,7 @@ class State:
 
 def save(out: Path, state: State, config: TrainConfig) -> None:
     """Write the checkpoint and `metrics.jsonl`; the checkpoint before is kept, too, in case that this one is damaged."""
-    record = {"config": config.model_dump(), **state.state_dict()}
+    record = {"config": config.model_dump(), "steps": state.steps, **state.state_dict()}
     folder = out / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     before = [old for old in checkpoints(out) if _epoch(old) < state.epoch]
@@ -127,6 +128,9 @@ def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: b
         raise
     except (RuntimeError, LookupError, ValueError, TypeError, AttributeError) as error:
         raise InputError("the network of the interrupted run", one_line(error), "Resume with the same one.") from None
+    if record["steps"] != state.steps:
+        do = "Resume with the same data, and with the same gradient accumulation."
+        raise InputError(f"{record['steps']} steps in an epoch, as in the interrupted run", state.steps, do)
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from .. import processes
 from ..arguments import checked
 from ..errors import DivergenceError, InputError, require_in
 from ..models.weights import require_savable, save_weights
@@ -24,11 +25,12 @@ from ..provenance import provenance
 from ..regularization.term import PenaltyTerm, RunningValue
 from ..run_folder import METRICS, SCHEMA, WEIGHTS, claimed, write_metrics
 from . import checkpoint, paper, target
-from .batches import epoch_seed, this_process
+from .batches import epoch_seed
 from .checkpoint import State
 from .config import TrainConfig
 from .methods import METHODS, make_weight_scheduler
 from .optimizer import make_optimizer
+from .parallel import average, running_statistics, this_process, wrapped
 from .presets import configure
 from .schedule import make_lr_schedule, update_period
 from .task import Data, Task, make_task
@@ -108,13 +110,12 @@ def fit(
         penalty, regularizer = METHODS[config.method](model, task, config, pairs)
         term = PenaltyTerm(penalty, make_weight_scheduler(config, task))
         optimizer = make_optimizer(model, config)
-        factor = make_lr_schedule(config, len(task.batches))
+        factor = make_lr_schedule(config, task.steps)
         lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-        # a shell: what accelerate wraps and patches is not the user's module, which the penalty evaluates
-        wrapped = accelerator.prepare(nn.Sequential(model))
+        network = wrapped(model, task.example, accelerator, penalises_all=config.method == "weight")
         if accelerator.scaler is not None:  # accelerate's optimizer is slow (it looks for a package on disk at every step)
             optimizer = accelerator.prepare(optimizer)
-        state = State(model, optimizer, lr_schedule, term)
+        state = State(model, optimizer, lr_schedule, term, task.steps)
         if out is not None:
             require_savable(model)
             checkpoint.restore_or_refuse(out, state, config, resume=resume)
@@ -126,7 +127,7 @@ def fit(
                 last_good = copy.deepcopy(model.state_dict())
                 if config.redraw and regularizer is not None:
                     regularizer.redraw()
-                row = _train_epoch(wrapped, task, state, config, accelerator)
+                row = _train_epoch(network, task, state, config, accelerator)
                 if broken := _not_finite(row, model):
                     model.load_state_dict(last_good)
                     do = "Lower the learning rate or the weight; the last good epoch is kept."
@@ -156,37 +157,43 @@ def fit(
         return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs)
 
 
-def _train_epoch(wrapped: nn.Module, task: Task, state: State, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
+def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:
     """Algorithm 2: one pass over the fitting part, then the discrepancy principle. Returns the epoch's record."""
     epoch, started = state.epoch + 1, time.perf_counter()
     term, lr = state.term, state.lr_schedule.get_last_lr()[0]
     ramp = margin_ramp(state.history, config.epochs) if term.scheduler.weight > 0 else 0.0
     loss_sum, seen = torch.zeros((), device=accelerator.device), 0  # the sum stays on the device: no step waits for it
-    running, period = RunningValue(), update_period(config, len(task.batches))
+    running, period = RunningValue(), update_period(config, task.steps)
     torch.manual_seed(epoch_seed(config.seed, epoch))
-    wrapped.train()
-    for step, (x, y, *weights) in enumerate(task.batches.epoch(epoch), start=state.epoch * len(task.batches) + 1):
-        outputs = wrapped(x)
-        loss = task.loss(outputs, y, *weights, ramp=ramp)
-        penalty = term(outputs, y, *weights)  # lambda * Lip(f, X_Lip)
-        wrapped.zero_grad()
-        accelerator.backward(loss + penalty)  # equation (2)
+    network.train()
+    statistics = running_statistics(state.model)
+    for step, batches in enumerate(task.epoch(epoch), start=state.epoch * task.steps + 1):
+        network.zero_grad()
+        for i, (x, y, *weights) in enumerate(batches, start=1):
+            with nullcontext() if i == len(batches) else accelerator.no_sync(network):
+                outputs = network(x)
+                loss = task.loss(outputs, y, *weights, ramp=ramp)
+                penalty = term(outputs, y, *weights)  # lambda * Lip(f, X_Lip)
+                total = loss + penalty  # equation (2)
+                accelerator.backward(total if len(batches) == task.accumulated else total * (task.accumulated / len(batches)))
+            running.update(outputs.detach(), y, *weights)
+            loss_sum += loss.detach() * len(y)
+            seen += len(y)
         term.clip_gradients(accelerator.clip_grad_norm_)
         state.optimizer.step()
         state.lr_schedule.step()
+        average(statistics)
         term.step()  # Algorithm 1
-        running.update(outputs.detach(), y, *weights)
         if config.update == "minibatch":
-            paper.steer_by_minibatch(term, outputs, y, accelerator)
-        elif step % period == 0 and loss.isfinite():
+            paper.steer_by_minibatch(term, outputs, y)
+        elif step % period == 0 and math.isfinite(processes.mean(loss.item())):
             term.update_weight(_validated(state.model, task, config))  # the discrepancy principle
-        loss_sum += loss.detach() * len(y)
-        seen += len(y)
-    total, samples = accelerator.reduce(torch.stack([loss_sum, torch.full_like(loss_sum, seen)])).tolist()
+    loss_of_all, samples = processes.total([float(loss_sum), seen])
+    term.running.collect()
     metrics = term.metrics()
     return {
         "epoch": epoch,
-        "train_loss": total / samples,
+        "train_loss": loss_of_all / samples,
         "train_accuracy": running.value() if task.classification else None,
         **metrics,
         **target.record(term.scheduler),
@@ -234,7 +241,7 @@ def _not_finite(row: dict[str, Any], model: nn.Module) -> str | None:
 
 def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator, lower: float | None) -> dict[str, Any]:
     name = "train_accuracy" if task.classification else "train_loss"
-    measured, n = task.measure(state.model, accelerator)
+    measured, n = task.measure(state.model)
     return {
         "schema": SCHEMA,
         "method": config.method,

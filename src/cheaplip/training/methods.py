@@ -39,7 +39,7 @@ def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet
     options = config.model_dump(include=set(PairOptions.model_fields)) | ({"hold": False} if config.certify else {})
     domain = task.domain if config.pair_scales is None else None
     regularizer = LipschitzRegularizer(model, pairs, domain=domain, seed=config.seed, **options)
-    return with_certificate(regularizer, config.certify, steps=len(task.batches) // config.interval), regularizer
+    return with_certificate(regularizer, config.certify, steps=task.steps // config.interval), regularizer
 
 
 def _pairs_of(inputs: Tensor, config: TrainConfig) -> PairSet:
@@ -92,7 +92,7 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
         initial=INITIAL.get(config.method) if config.initial_weight is None else config.initial_weight,
         gain=GAIN.get(config.method) if config.tolerance is None else None,
         increment=config.increment or INCREMENTS[config.method],
-        warmup=warmup_updates(config, len(task.batches)),
+        warmup=warmup_updates(config, task.steps),
     )
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 
+from .. import processes
 from ..inference import evaluating
 from ..regularization.term import PenaltyTerm
 from ..robustness.accuracy import accuracy
@@ -46,17 +46,22 @@ MODEL: dict[str, dict[str, Any]] = {"mlp": {"activation": "sigmoid"}}
 """Options of the paper's networks that differ from ours."""
 
 
-def steer_by_minibatch(term: PenaltyTerm, outputs: Tensor, y: Tensor, accelerator: Accelerator) -> None:
+def steer_by_minibatch(term: PenaltyTerm, outputs: Tensor, y: Tensor) -> None:
     """Algorithm 2 as printed: the weight moves after each minibatch, by that minibatch's own accuracy or loss."""
     outputs = outputs.detach()
     value = mse_loss(outputs, y) if y.is_floating_point() else (outputs.argmax(1) == y).float().mean()
-    mean = accelerator.reduce(value, "mean").item()
+    mean = processes.mean(float(value))
     if math.isfinite(mean):
         term.update_weight(mean)
 
 
 def pgd_accuracy(model: nn.Module, x: Tensor, y: Tensor, *, eps: float) -> float:
-    """Accuracy under equation (14), by which the paper chooses the checkpoint."""
-    with evaluating(model):
-        attacked = signed_pgd(model, x, y, eps=eps, step=eps / 8)
-    return accuracy(model, attacked, y)
+    """Accuracy under equation (14), by which the paper chooses the checkpoint; each process attacks its share."""
+    x, y = x[processes.rank() :: processes.count()], y[processes.rank() :: processes.count()]
+    right = 0.0
+    if len(y):
+        with evaluating(model):
+            attacked = signed_pgd(model, x, y, eps=eps, step=eps / 8)
+        right = round(accuracy(model, attacked, y) * len(y))
+    right, n = processes.total([right, len(y)])
+    return right / n

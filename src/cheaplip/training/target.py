@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from .. import processes
 from ..errors import TargetWarning
 from ..regularization.discrepancy import DiscrepancyPrinciple
 from ..regularization.scheduler import WeightScheduler
@@ -79,8 +80,8 @@ def exceeded(allowed: float | None, found: float | None) -> str | None:
 
 
 def warn(message: str | None) -> None:
-    """Give a `TargetWarning` if there is a message."""
-    if message is not None:
+    """Give a `TargetWarning` if there is a message; one of several processes does."""
+    if message is not None and processes.rank() == 0:
         warnings.warn(message, TargetWarning, stacklevel=4)
 
 

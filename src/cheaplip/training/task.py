@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import mse_loss
 from torch.utils.data import DataLoader
 
+from .. import processes
 from ..data.arrays import Dataset
 from ..errors import InputError, one_line
 from ..inference import check_classifier, forward, forward_checked
@@ -34,9 +37,22 @@ class Task:
     pair_inputs: Tensor | None  # (n, *input)
     domain: tuple[float, float] | None
     classification: bool
+    example: Tensor  # (1, *input), an input of the network
     margin: float = 0.0
     saturation: float = 0.0
     trivial: float | None = None  # accuracy or loss of the best constant answer on the fitting part; None: not known
+    accumulated: int = 1  # batches whose gradients make one step
+
+    @property
+    def steps(self) -> int:
+        """Of the optimizer, in an epoch."""
+        return -(-len(self.batches) // self.accumulated)
+
+    def epoch(self, epoch: int) -> Iterator[list[tuple[Tensor, ...]]]:
+        """The batches of each step of an epoch; the last step may have fewer."""
+        batches = iter(self.batches.epoch(epoch))
+        while step := list(islice(batches, self.accumulated)):
+            yield step
 
     def loss(self, outputs: Tensor, y: Tensor, weights: Tensor | None = None, *, ramp: float = 0.0) -> Tensor:
         """Mean cross-entropy for class labels, with `ramp` times margin and saturation; mean squared error for real values.
@@ -52,25 +68,29 @@ class Task:
 
     @torch.no_grad()
     def value(self, model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> tuple[float, int]:
-        """The accuracy on some batches in evaluation mode (for regression, the loss), and the number of samples."""
+        """The accuracy on some batches in evaluation mode (for regression, the loss), and the number of samples.
+
+        Of several processes each has batches of its own, and the value is that of all.
+        """
         total, mass, n = 0.0, 0.0, 0
         for x, y, *weights in batches:
             outputs = forward(model, x)
             values = (outputs.argmax(1) == y) if self.classification else (outputs - y).square().flatten(1).mean(1)
             weighted, of_all = weighed(values, *weights)
             total, mass, n = total + float(weighted), mass + float(of_all), n + len(y)
-        return total / mass, n
+        total, mass, samples = processes.total([total, mass, n])
+        return total / mass, round(samples)
 
     def validated(self, model: nn.Module) -> float:
         """The value on the validation part."""
-        parts = () if self.validation is None else zip(*(tensor.split(1000) for tensor in self.validation), strict=True)
-        return self.value(model, parts)[0]
+        if self.validation is None:
+            return math.nan
+        mine = (tensor[processes.rank() :: processes.count()].split(1000) for tensor in self.validation)
+        return self.value(model, zip(*mine, strict=True))[0]
 
-    def measure(self, model: nn.Module, accelerator: Accelerator) -> tuple[float, int]:
-        """A(f; T), the value on the fitting part of all processes, and its n."""
-        value, n = self.value(model, self.batches.all())
-        total, n = accelerator.reduce(torch.tensor([value * n, n], device=accelerator.device)).tolist()
-        return total / n, round(n)
+    def measure(self, model: nn.Module) -> tuple[float, int]:
+        """A(f; T), the value on the fitting part, and its n."""
+        return self.value(model, self.batches.all())
 
 
 def make_task(
@@ -112,7 +132,8 @@ def make_task(
         raise InputError("validation samples for steer_by='validation'", "none", "Give them, or steer by 'training'.")
     if not task.classification and (config.margin or config.saturation):
         raise InputError("classes for a margin or a saturation", "real values", "Leave both at 0.")
-    return replace(task, margin=config.margin, saturation=config.saturation)
+    accumulated = accelerator.gradient_accumulation_steps
+    return replace(task, margin=config.margin, saturation=config.saturation, accumulated=accumulated)
 
 
 def _tensor_task(
@@ -145,7 +166,7 @@ def _tensor_task(
     validation = tuple(tensor[parts.validation] for tensor in tensors) if len(parts.validation) else None
     trivial = _trivial(y[fitted], *(weights[fitted] for weights in tensors[2:]))
     pair_inputs = x[parts.pairs] if len(parts.pairs) else None
-    return Task(batches, validation, pair_inputs, domain, classification, trivial=trivial)
+    return Task(batches, validation, pair_inputs, domain, classification, x[:1], trivial=trivial)
 
 
 def _weights(sample_weight: Tensor, x: Tensor, fitted: Tensor) -> Tensor:
@@ -176,8 +197,9 @@ def _loader_task(data: DataLoader[Any], model: nn.Module, config: TrainConfig, a
     except (TypeError, ValueError, StopIteration) as error:
         do = "Give a DataLoader over a dataset of known length that yields pairs of tensors."
         raise InputError("a DataLoader of batches (x, y)", one_line(error), do) from None
-    classification = _fits(model, x.to(accelerator.device), y.to(accelerator.device))
-    return Task(LoaderBatches(data, seed=config.seed, accelerator=accelerator), None, None, None, classification)
+    x = x.to(accelerator.device)
+    classification = _fits(model, x, y.to(accelerator.device))
+    return Task(LoaderBatches(data, seed=config.seed, accelerator=accelerator), None, None, None, classification, x[:1])
 
 
 def _fits(model: nn.Module, x: Tensor, y: Tensor) -> bool:
