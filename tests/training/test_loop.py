@@ -441,3 +441,20 @@ def test_a_run_of_three_epochs_is_no_plain_training():
 def test_a_folder_may_be_a_string(tmp_path):
     fit(dense(), digits(), **OPTIONS, out=str(tmp_path / "run"))
     assert (tmp_path / "run" / "model.safetensors").exists()
+
+
+def test_gradients_accumulate_as_accelerate_says(monkeypatch):
+    options = {"method": "clip", "weight": 0.1, "epochs": 4, "active": 8, "interval": 2}
+    whole = fit(dense(), digits(), batch_size=80, **options)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    halves = fit(dense(), digits(), batch_size=40, **options)
+    assert [row["learning_rate"] for row in halves.history] == [row["learning_rate"] for row in whole.history]
+    for mine, theirs in zip(halves.model.parameters(), whole.model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-5)
+
+
+def test_a_run_with_another_number_of_steps_does_not_resume(tmp_path, monkeypatch):
+    fit(dense(), digits(), method="clip", out=tmp_path, **OPTIONS | {"epochs": 1})
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    with pytest.raises(InputError, match=r"7 steps in an epoch, as in the interrupted run; got 4\. Resume with"):
+        fit(dense(), digits(), method="clip", out=tmp_path, resume=True, **OPTIONS | {"epochs": 1})

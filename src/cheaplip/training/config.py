@@ -40,7 +40,7 @@ class TrainConfig(PairOptions, LocalOptions):
     seed: int = Field(0, ge=0, lt=2**32)
     """Of the split, the initialisation, the batches, noise and attacks."""
     batch_size: int = Field(128, ge=1)
-    """Samples in a step, on each process."""
+    """Samples in a step, of all processes together."""
     optimizer: str = "SGD"
     """Any class of torch.optim."""
     optimizer_options: dict[str, Any] = Field({"momentum": 0.9})
