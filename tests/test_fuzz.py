@@ -40,6 +40,21 @@ def network():
     return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
+def penalised(**options):
+    """What a regularizer does in a loop."""
+    regularizer = cheaplip.LipschitzRegularizer(options.pop("model"), options.pop("pairs"), **options)
+    for _ in range(3):
+        regularizer()
+        regularizer.step()
+
+
+def steered(value, **options):
+    """What a scheduler does in a loop."""
+    scheduler = cheaplip.DiscrepancyPrinciple(**options)
+    for _ in range(3):
+        scheduler.step(value)
+
+
 CALLS = {
     "fit": (
         cheaplip.fit,
@@ -55,6 +70,30 @@ CALLS = {
     "from_arrays": (
         cheaplip.data.from_arrays,
         {"x": X, "y": Y, "name": "n", "test": None, "test_fraction": 0.2, "seed": 0, "domain": None},
+    ),
+    "difference_quotient": (
+        cheaplip.difference_quotient,
+        {"model": network, "u": X, "v": X + 1, "input_norm": 2, "output_norm": 2},
+    ),
+    "perturbed_pairs": (cheaplip.perturbed_pairs, {"inputs": X, "noise": 0.1, "seed": 0}),
+    "matched_pairs": (cheaplip.matched_pairs, {"inputs": X, "seed": 0}),
+    "uniform_pairs": (cheaplip.uniform_pairs, {"low": X[0] - 1, "high": X[0] + 1, "n": 5, "noise": 0.1, "seed": 0}),
+    "penalty": (
+        penalised,
+        {"model": network, "pairs": cheaplip.matched_pairs(X), "domain": None, "seed": 0, "active": 4, "interval": 2}
+        | {
+            "pool": 10,
+            "explore": 0.5,
+            "reduction": "mean",
+            "power": 2,
+            "allowed": 0.0,
+            "ascent": "normalized",
+            "step_size": None,
+        },
+    ),
+    "scheduler": (
+        steered,
+        {"target": 0.9, "tolerance": None, "rule": "multiplicative", "initial": None, "gain": None, "warmup": 1, "value": 0.95},
     ),
     "load": (cheaplip.data.load, {"name": "digits", "data_dir": None}),
     "verify": (cheaplip.data.verify, {"name": "digits", "data_dir": None}),

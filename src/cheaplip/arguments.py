@@ -7,6 +7,7 @@ import inspect
 import numbers
 import re
 from collections.abc import Callable
+from dataclasses import is_dataclass
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 import numpy as np
@@ -34,8 +35,10 @@ def checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
     def types() -> dict[str, tuple[str, TypeAdapter[Any]]]:
         config = ConfigDict(arbitrary_types_allowed=True, strict=True)
         hints, parameters = get_type_hints(function), signature.parameters.values()
-        one = [p for p in parameters if p.kind is not p.VAR_KEYWORD and "ArrayLike" not in str(p.annotation)]
-        return {p.name: (_words(hints[p.name]), TypeAdapter(hints[p.name], config=config)) for p in one}
+        one = [
+            p for p in parameters if p.name in hints and p.kind is not p.VAR_KEYWORD and "ArrayLike" not in str(p.annotation)
+        ]
+        return {p.name: (_words(hints[p.name]), TypeAdapter(_instances(hints[p.name]), config=config)) for p in one}
 
     @functools.wraps(function)
     def call(*given: Given.args, **named: Given.kwargs) -> Returned:
@@ -52,6 +55,15 @@ def checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
         return function(*bound.args, **bound.kwargs)
 
     return call
+
+
+def _instances(hint: Any) -> Any:
+    """The type; of a record, pydantic takes the settings of strictness in a union alone."""
+    return hint | _Nobody if is_dataclass(hint) else hint
+
+
+class _Nobody:
+    """Of which there is no instance."""
 
 
 def _words(hint: Any) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..domains import Domain, describe
 from ..errors import ContradictionError, InputError, UnsupportedModuleError
 from ..pairs.sets import PairSet
@@ -47,6 +48,7 @@ class LipschitzBracket:
         return f"LipschitzBracket({self.lower:.6g} <= Lip(f) <= {self.upper:.6g}, {self.scope}{reason})"
 
 
+@checked
 def lipschitz_bracket(
     model: nn.Module,
     inputs: Tensor,

@@ -11,6 +11,7 @@ import time
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..domains import Ball, Domain, box_of, projected
 from ..errors import InputError
 from ..inference import Model, evaluating, in_float32, in_float64
@@ -29,6 +30,7 @@ ROUGH_SEPARATION = 1e-2
 """In float32 pairs are kept this far apart, in units of their mean distance: differences of points and outputs are rounded."""
 
 
+@checked
 def lower_bound(
     model: nn.Module,
     inputs: Tensor,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ..arguments import checked
 from ..errors import InputError, UnsupportedModuleError
 from ..inference import check_classifier, forward, in_float64
 from .bracket import LipschitzBracket, lipschitz_bracket
@@ -17,6 +18,7 @@ from .rounding import LOGITS, NEXT
 from .serial import serial, steps_of
 
 
+@checked
 def certified_radius(
     model: nn.Module,
     x: Tensor,

@@ -6,6 +6,7 @@ import numpy as np
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
+from ..arguments import checked
 from ..errors import InputError
 
 QUERIES = 1000
@@ -16,6 +17,7 @@ FINE = 0.005
 """The least share of the variance that is told from none: half a point of R^2."""
 
 
+@checked
 def attainable_value(x: Tensor, y: Tensor) -> float:
     """The loss, or the accuracy, that a network which has resolved these data should reach.
 

@@ -17,11 +17,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..arguments import checked
 from ..errors import InputError
-from ..inference import Model, forward, full_precision, like_parameters
+from ..inference import Model, forward, forward_checked, full_precision, like_parameters
 from ..norms import sample_norm
 
 
+@checked
 def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 2, output_norm: float = 2) -> Tensor:
     r"""L(u, v) = |f(u) - f(v)|_output / |u - v|_input for every pair, differentiable in u, v and the parameters.
 
@@ -49,9 +51,10 @@ def difference_quotient(model: Model, u: Tensor, v: Tensor, input_norm: float = 
     if u.shape != v.shape:
         do = "A pair is two inputs of one shape."
         raise InputError("u and v of one shape", f"{tuple(u.shape)} and {tuple(v.shape)}", do)
-    if u.dim() == 0 or not (u.is_floating_point() and v.is_floating_point()):
+    if u.dim() == 0 or not u.layout == v.layout == torch.strided or not (u.is_floating_point() and v.is_floating_point()):
         do = "Convert the inputs with .float()."
         raise InputError("points (pairs, *input) of floating-point type", f"shape {tuple(u.shape)} of {u.dtype}", do)
+    forward_checked(model, like_parameters(u[:1], model))
     return pair_quotient(model, torch.stack([u, v], dim=1), input_norm, output_norm)
 
 

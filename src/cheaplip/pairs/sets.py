@@ -7,7 +7,6 @@ noisy copies: slopes where there is no data).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,10 +14,15 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from ..arguments import checked
 from ..domains import Box
-from ..errors import InputError
+from ..errors import InputError, require_in
 from ..norms import all_finite, per_sample, sample_norm
 
+LARGEST = 1e300
+"""Noise: what is larger is no number in double precision."""
+MOST = 10_000_000
+"""Pairs that can be drawn at once."""
 Draw = Callable[[Generator], tuple[Tensor, Tensor]]
 """Makes the points u and v of a pair set from a source of randomness."""
 
@@ -61,6 +65,7 @@ class PairSet:
         return replace(_drawn(self.draw, generator), moves=self.moves)
 
 
+@checked
 def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> PairSet:
     """Pairs (x, x + noise * r), r uniform on [0, 1) in every entry: the paper's X_Lip for images.
 
@@ -74,9 +79,11 @@ def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> Pai
         InputError: noise <= 0, or what `PairSet` refuses.
     """
     _positive("noise", noise)
+    _require_rows(inputs)
     return _drawn(partial(_draw_perturbed, inputs, noise), _seeded(seed))
 
 
+@checked
 def gaussian_pairs(inputs: Tensor, *, low: float = 0.05, high: float = 1.0, seed: int = 0) -> PairSet:
     """Pairs (x, x + s * r), r standard normal, log(s) uniform between log(low) and log(high): against Gaussian noise.
 
@@ -90,28 +97,32 @@ def gaussian_pairs(inputs: Tensor, *, low: float = 0.05, high: float = 1.0, seed
         seed: of the first draw.
 
     Raises:
-        InputError: not 0 < low <= high < inf, or what `PairSet` refuses.
+        InputError: not 0 < low <= high, or what `PairSet` refuses.
 
     Example:
         >>> gaussian_pairs(torch.zeros(50, 784)).u.shape
         torch.Size([50, 784])
     """
-    if not 0 < low <= high < math.inf:
-        raise InputError("0 < low <= high < inf", f"{low} and {high}", "Give the smallest and the largest deviation.")
+    _require_rows(inputs)
+    if not 0 < low <= high <= LARGEST:
+        raise InputError("0 < low <= high", f"{low} and {high}", "Give the smallest and the largest deviation.")
     return _drawn(partial(_draw_gaussian, inputs, low, high), _seeded(seed))
 
 
+@checked
 def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
     """Pairs of two different inputs, (x_i, x_s(i)), s one random cycle through all of them; as many pairs as inputs.
 
     Raises:
         InputError: fewer than two inputs, inputs that appear twice next to each other in the cycle (u = v).
     """
+    _require_rows(inputs)
     if len(inputs) < 2:
         raise InputError("at least two inputs to match", len(inputs), "Give more inputs.")
     return _drawn(partial(_draw_matched, inputs), _seeded(seed))
 
 
+@checked
 def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int = 0) -> PairSet:
     """Pairs (x, x + noise * r), x uniform on the box [low, high], r standard normal: the paper's X_Lip for regression.
 
@@ -126,8 +137,7 @@ def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int 
         InputError: an empty box, n < 1, noise <= 0.
     """
     _positive("noise", noise)
-    if not (isinstance(n, int) and n >= 1):
-        raise InputError("a whole number n >= 1 of pairs", n, "Give the number of pairs to draw.")
+    require_in("a number n of pairs", n, f"[1, {MOST}]", "Give the number of pairs to draw.")
     low, high = torch.as_tensor(low), torch.as_tensor(high)
     if low.shape != high.shape or not bool((low < high).all()):
         raise InputError("corners of one shape with low < high in every entry", f"{low} and {high}", "Swap or widen them.")
@@ -136,6 +146,7 @@ def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int 
     )
 
 
+@checked
 def embedding_pairs(embedding: Callable[[Tensor], Tensor], ids: Tensor, *, noise: float = 0.1, seed: int = 0) -> PairSet:
     """Pairs (e, e + noise * std * r) round embedded tokens e, r standard normal: for the network behind the embedding.
 
@@ -215,6 +226,8 @@ def _stepped(u: Tensor, direction: Tensor, noise: float | Tensor) -> tuple[Tenso
 
     In one dimension that meets one pair in about a million: a training that redraws its pairs would stop there.
     """
+    if not isinstance(noise, Tensor):
+        noise = float(noise)  # a whole number may be larger than torch takes
     v = u + noise * direction
     swallowed = per_sample((v == u).flatten(1).all(1), u) if len(u) else v == u
     return u, torch.where(swallowed, u + noise, v)
@@ -225,7 +238,14 @@ def _drawn(draw: Draw, generator: Generator) -> PairSet:
 
 
 def _seeded(seed: int) -> Generator:
+    require_in("seed", seed, f"[{-(2**63)}, {2**63 - 1}]")
     return torch.Generator().manual_seed(seed)
+
+
+def _require_rows(inputs: Tensor) -> None:
+    if inputs.dim() < 2 or inputs.layout != torch.strided:
+        got = f"shape {tuple(inputs.shape)}, {inputs.layout}"
+        raise InputError("a dense tensor of inputs (n, *input)", got, "Convert or reshape them.")
 
 
 def _uniform(like: Tensor, generator: Generator) -> Tensor:
@@ -234,5 +254,5 @@ def _uniform(like: Tensor, generator: Generator) -> Tensor:
 
 
 def _positive(name: str, value: float) -> None:
-    if not value > 0:
+    if not 0 < value <= LARGEST:
         raise InputError(f"{name} > 0", value, "Give a positive number.")

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import processes
-from ..errors import InputError, TargetWarning, require_in, require_known
+from ..arguments import checked
+from ..errors import InputError, TargetWarning, one_line, require_in, require_known
 from .scheduler import WeightScheduler
 from .wishes import QUANTITIES, better, beyond_trivial, check_wish, is_unresolved, pace_of, target_of
 
@@ -101,6 +102,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         1.0
     """
 
+    @checked
     def __init__(
         self,
         target: float | None = None,
@@ -156,7 +158,10 @@ class DiscrepancyPrinciple(WeightScheduler):
 
         Of several processes (see `processes`) the mean of their values counts, and all call it.
         """
-        value = processes.mean(float(value))
+        try:
+            value = processes.mean(float(value))
+        except (TypeError, ValueError, OverflowError, RuntimeError) as error:
+            raise InputError(f"a finite {self.name}", one_line(error), "Give one number.") from None
         if not math.isfinite(value):
             raise InputError(f"a finite {self.name}", value, "Look for a diverging loss.")
         self.calls += 1

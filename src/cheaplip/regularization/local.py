@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import cross_entropy
 
 from .. import processes
+from ..arguments import checked
 from ..domains import Box, projected
 from ..errors import InputError
 from ..inference import Model, check_classifier, device_of, evaluating, forward_checked, full_precision
@@ -145,6 +146,7 @@ class LocalRegularizer(LazyPenalty):
     vanishes_on_constants = True
     first_share = 1.0  # the first penalty, of a network that nobody has attacked, is the largest, and falls within some steps
 
+    @checked
     def __init__(
         self,
         model: Model,

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .. import processes
+from ..arguments import checked
 from ..domains import Box, box_of
-from ..errors import InputError
-from ..inference import Model, device_of
+from ..errors import InputError, require_in
+from ..inference import Model, device_of, forward_checked, like_parameters
 from ..norms import sample_norm
 from ..pairs import ascent
 from ..pairs.quotient import pair_quotient
@@ -73,6 +74,7 @@ class LipschitzRegularizer(LazyPenalty):
 
     vanishes_on_constants = True
 
+    @checked
     def __init__(
         self,
         model: Model,
@@ -106,6 +108,7 @@ class LipschitzRegularizer(LazyPenalty):
         self.domain = _span(pairs) if domain is None else domain
         self.separation = SEPARATION * float(sample_norm(pairs.u - pairs.v).median())
         self._pairs = pairs
+        require_in("seed", seed, f"[{-(2**63)}, {2**63 - 1}]")
         self._generator = torch.Generator().manual_seed(seed)
         self.state = self._fresh_state(pairs)
 
@@ -115,6 +118,7 @@ class LipschitzRegularizer(LazyPenalty):
         return len(self.state.before)
 
     def _compare(self) -> None:
+        forward_checked(self.model, like_parameters(self.state.points[0], self.model))
         super()._compare()
         do = "Make the pairs of the same inputs, with the same seed, on every process."
         processes.require_same([self.state.points, self.state.order], "the same pairs", do)

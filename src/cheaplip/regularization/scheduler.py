@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from ..arguments import checked
 from ..errors import require_in
 
 
@@ -47,6 +48,7 @@ class ConstantWeight(WeightScheduler):
         InputError: a weight that is negative or not finite.
     """
 
+    @checked
     def __init__(self, weight: float) -> None:
         require_in("a weight", weight, "[0, inf)", "Use 0 for no regularisation.")
         self.weight = weight
