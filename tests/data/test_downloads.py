@@ -52,6 +52,17 @@ class Dripping(Quiet):
                 time.sleep(0.02)
 
 
+class Hesitant(Quiet):
+    """Sends the headers byte by byte."""
+
+    def do_GET(self):
+        with contextlib.suppress(ConnectionError):
+            self.wfile.write(b"HTTP/1.0 200 OK\r\nX: ")
+            for _ in range(10):
+                self.wfile.write(b"x")
+                time.sleep(0.02)
+
+
 class Cut(Quiet):
     """Promises the whole file and hangs up half-way."""
 
@@ -139,10 +150,13 @@ def test_when_every_mirror_fails_one_message_says_what_to_do(small, serve, tmp_p
     assert list(folder.iterdir()) == []
 
 
-@pytest.mark.parametrize(("handler", "why"), [(Endless, "more than .* bytes"), (Dripping, "not all in 0.1 seconds")])
+@pytest.mark.parametrize(
+    ("handler", "why"), [(Endless, "more than .* bytes"), (Dripping, "not all in 0.1"), (Hesitant, "no answer in 0.1")]
+)
 def test_downloads_are_bounded(small, serve, tmp_path, monkeypatch, handler, why):
     serve((write(tmp_path / "web", small), handler))
     monkeypatch.setattr(idx, "PATIENCE", 0.1)
+    monkeypatch.setattr(idx, "ANSWER", 5.0 if handler is not Hesitant else 0.1)
     with refused(why):
         idx.fetch("mnist", tmp_path / "own")
     assert list((tmp_path / "own/mnist").iterdir()) == []

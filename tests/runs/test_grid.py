@@ -131,3 +131,18 @@ def test_a_run_is_complete_and_says_how_it_was_made(quickly_alone):
         config = read_json(quickly_alone / name / "config.json")
         assert config["training"]["seed"] == job.training.seed
         assert (quickly_alone / name / "model.safetensors").exists()
+
+
+def test_a_cluster_without_workers_is_not_waited_for_in_vain(monkeypatch):
+    monkeypatch.setattr(grid, "LOOK", 0.01)
+    seen = iter([{}, {"a": 1}, *[{}] * 10])
+
+    class Waiting:
+        def scheduler_info(self):
+            return {"workers": next(seen)}
+
+        def result(self, timeout):
+            raise TimeoutError
+
+    assert grid._answer(Waiting(), Waiting()) == "no worker of dask for 0.06 seconds"
+    assert len(list(seen)) == 4

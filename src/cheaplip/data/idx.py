@@ -13,11 +13,14 @@ import hashlib
 import math
 import os
 import tempfile
+import threading
 import time
 import zlib
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
 from urllib.request import urlopen
 
 import numpy as np
@@ -41,6 +44,8 @@ SIZES = {
 
 PATIENCE = 1200
 """Seconds that one file may take from one mirror."""
+ANSWER = 60.0
+"""Seconds until a mirror has answered."""
 
 
 @dataclass(frozen=True)
@@ -207,7 +212,7 @@ def _gzipped(path: Path) -> bool:
 def _receive(url: str, path: Path, limit: int) -> None:
     """Write what the address sends; `OSError` beyond `limit` bytes or `PATIENCE` seconds. Redirects stay on the web."""
     deadline, received = time.monotonic() + PATIENCE, 0
-    with urlopen(url, timeout=30) as response, path.open("wb") as file:
+    with _opened(url) as response, path.open("wb") as file:
         announced = response.headers.get("Content-Length", "")
         with bytes_shown(f"{path.name}.gz", int(announced) if announced.isdecimal() else None) as show:
             while block := response.read1(2**16):
@@ -218,6 +223,33 @@ def _receive(url: str, path: Path, limit: int) -> None:
                     raise OSError(f"not all in {PATIENCE} seconds")
                 file.write(block)
                 show(received)
+
+
+def _opened(url: str) -> Any:
+    """The response; `OSError` without one in `ANSWER` seconds, even where the headers come byte by byte.
+
+    No byte is longer on its way than a timeout says, but a server may send any number of them. The thread that waits for
+    such a one is left behind.
+    """
+    answers: SimpleQueue[Any] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(urlopen(url, timeout=30))
+        except Exception as error:
+            answers.put(error)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer = answers.get(timeout=ANSWER)
+    except Empty:
+        raise OSError(f"no answer in {ANSWER:g} seconds") from None
+    if isinstance(answer, Exception):
+        try:
+            raise answer
+        finally:
+            del answer  # it would refer to itself, by its traceback, and keep its connection open
+    return answer
 
 
 def _download(name: str, file: str, temporary: Path, folder: Path) -> Path:

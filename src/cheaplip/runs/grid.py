@@ -28,6 +28,8 @@ from .execute import execute_run
 from .workers import carry_out
 
 BACKENDS = ("local", "dask")
+LOOK, PATIENCE = 10.0, 6
+"""Seconds between two looks at the workers of a cluster, and looks at none before a job is given up."""
 
 
 @dataclass(frozen=True)
@@ -128,15 +130,21 @@ def _on_cluster(calls: Mapping[str, Callable[[], str | None]], workers: int) -> 
     local = {} if dask.config.get("scheduler-address", None) else {"n_workers": workers, "threads_per_worker": 1}
     with Client(**local) as client:
         futures = {name: client.submit(call, pure=False, retries=2) for name, call in calls.items()}
-        return {name: _answer(future) for name, future in futures.items()}
+        return {name: _answer(client, future) for name, future in futures.items()}
 
 
-def _answer(future: Any) -> str | None:
-    try:
-        reason: str | None = future.result()
-    except Exception as error:  # such as that all its workers died
-        return f"{type(error).__name__}: {one_line(error)}"
-    return reason
+def _answer(client: Any, future: Any) -> str | None:
+    """Why a job failed; also that dask has had no worker for the last `PATIENCE` looks."""
+    alone = 0
+    while alone < PATIENCE:
+        try:
+            reason: str | None = future.result(timeout=LOOK)
+            return reason
+        except TimeoutError:  # of the waiting: a job returns its own errors
+            alone = 0 if client.scheduler_info()["workers"] else alone + 1
+        except Exception as error:  # such as that all its workers died
+            return f"{type(error).__name__}: {one_line(error)}"
+    return f"no worker of dask for {PATIENCE * LOOK:g} seconds"
 
 
 @contextmanager
