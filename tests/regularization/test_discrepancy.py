@@ -204,7 +204,7 @@ def test_a_long_time_below_the_target_is_soon_made_up():
         ({"target": math.inf, "quantity": "loss"}, r"target loss in \(0, inf\)"),
         ({"target": 0, "quantity": "lipschitz"}, r"target lipschitz in \(0, inf\).*a constant, such as 1"),
         ({"rule": "multiplicatve"}, "Did you mean 'multiplicative'"),
-        ({"rule": None}, "rule to be one of"),
+        ({"rule": "pid"}, "rule to be one of"),
         ({"quantity": "risk"}, "accuracy, lipschitz, loss"),
         ({"initial": 0}, "cannot leave 0"),
         ({"initial": -1, "rule": "additive"}, r"in \[0, inf\)"),

@@ -181,7 +181,7 @@ def test_double_precision_works(rule):
     ("options", "match"),
     [
         ({"reduction": "sum"}, "'mean' or 'max'"),
-        ({"reduction": None}, "'mean' or 'max'"),
+        ({"reduction": "median"}, "'mean' or 'max'"),
         ({"ascent": "normalised"}, "'normalized', 'printed' or 'accepted'"),
         ({"power": 3}, "1 or 2"),
         ({"active": 0}, "valid active"),
