@@ -33,7 +33,7 @@ def export_model(model: nn.Module, x: Tensor, path: Path, *, about: Mapping[str,
         model: f, any `nn.Module` that `torch.export` can trace.
         x: some inputs, two at least, `(n, *input)`. Only their shape and type count.
         path: ends in .pt2, or in .onnx, which needs the extra `onnx`.
-        about: travels with the file as JSON, such as a bracket's `as_dict()`: `extra_files` of a .pt2 has it as `cheaplip.json`,
+        about: travels with the file as JSON, such as the ends of a bracket: `extra_files` of a .pt2 has it as `cheaplip.json`,
             an ONNX file as its metadata property `cheaplip`.
 
     Raises:
@@ -65,6 +65,7 @@ def _pt2(program: torch.export.ExportedProgram, known: str) -> bytes:
 
 def _onnx(program: torch.export.ExportedProgram, known: str) -> bytes:
     found = torch.onnx.export(program, dynamo=True, verbose=False)
+    assert found is not None  # with dynamo
     proto = found.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, known
