@@ -153,8 +153,8 @@ def test_given_pairs_cannot_be_drawn_again():
         (lambda: matched_pairs(torch.zeros(2, 2)), "u = v"),
         (lambda: uniform_pairs(torch.ones(2), torch.zeros(2), 3, 0.1), "low < high"),
         (lambda: uniform_pairs(torch.zeros(2), torch.ones(3), 3, 0.1), "one shape"),
-        (lambda: uniform_pairs(torch.zeros(2), torch.ones(2), 0, 0.1), "n >= 1"),
-        (lambda: uniform_pairs(torch.zeros(2), torch.ones(2), 2.5, 0.1), "n >= 1"),
+        (lambda: uniform_pairs(torch.zeros(2), torch.ones(2), 0, 0.1), "number n of pairs"),
+        (lambda: uniform_pairs(torch.zeros(2), torch.ones(2), 2.5, 0.1), "n to be int"),
         (lambda: uniform_pairs(torch.zeros(2), torch.ones(2), 3, -1.0), "noise > 0"),
     ],
 )

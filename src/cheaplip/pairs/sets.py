@@ -123,11 +123,11 @@ def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
 
 
 @checked
-def uniform_pairs(low: Tensor, high: Tensor, n: int, noise: float, *, seed: int = 0) -> PairSet:
+def uniform_pairs(low: Tensor | float, high: Tensor | float, n: int, noise: float, *, seed: int = 0) -> PairSet:
     """Pairs (x, x + noise * r), x uniform on the box [low, high], r standard normal: the paper's X_Lip for regression.
 
     Args:
-        low: lower corner of the box, of the shape of one input.
+        low: lower corner of the box, of the shape of one input; a number for inputs of one entry.
         high: upper corner.
         n: number of pairs.
         noise: standard deviation of the step from u to v, in units of the inputs.
