@@ -34,6 +34,7 @@ from .parallel import average, running_statistics, this_process, wrapped
 from .presets import configure
 from .schedule import make_lr_schedule, update_period
 from .task import Data, Task, make_task
+from .threads import suited_threads
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ def fit(
         if resume and after_epoch is not None and main:
             after_epoch(state.epoch, model)  # the interruption may have fallen between the checkpoint and this
         reporting = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
-        with reporting if progress and main else nullcontext() as report_epoch:
+        threads = suited_threads(model, task.example, config.batch_size, told=progress and main)
+        with threads, reporting if progress and main else nullcontext() as report_epoch:
             while state.epoch < config.epochs:
                 last_good = copy.deepcopy(model.state_dict())
                 if config.redraw and regularizer is not None:
