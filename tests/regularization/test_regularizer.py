@@ -186,6 +186,15 @@ def test_exploring_finds_slopes_where_there_are_no_data():
     assert found[1] > 3.5
 
 
+def test_networks_with_running_statistics_explore_only_for_a_constant():
+    normalised = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)).eval()
+    pairs = perturbed_pairs(torch.rand(40, 2, generator=torch.Generator().manual_seed(0)))
+    sizes = {"default": {}, "constant": {"allowed": 1.0}, "told": {"explore": 0.5}}
+    found = {name: len(make_regularizer(normalised, pairs, domain=(0, 1), **told).pairs) for name, told in sizes.items()}
+    assert found == {"default": 40, "constant": 60, "told": 60}
+    assert len(make_regularizer(nn.Linear(2, 1), pairs, domain=(0, 1)).pairs) == 60
+
+
 def test_without_a_domain_nothing_is_explored():
     assert len(make_regularizer(network(), some_pairs(8), explore=1.0).pairs) == 8
 

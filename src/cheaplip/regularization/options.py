@@ -29,8 +29,9 @@ class PairOptions(Record):
     """Pairs in the working pool, which is small enough to be visited often; all pairs if there are fewer."""
     renewal: FiniteFloat = Field(0.25, ge=0, le=1)
     """Share of the pool that is replaced after each round: the pairs of smallest quotient leave."""
-    explore: FiniteFloat = Field(0.5, ge=0, le=1)
-    """With a stated domain: share of further pairs that start at random corners of the box, where there are no data."""
+    explore: FiniteFloat | None = Field(None, ge=0, le=1)
+    """With a stated domain: share of further pairs that start at random corners of the box, where there are no data. By default
+    0.5; 0 for networks with batch normalisation, whose running statistics are of data, unless a constant is `allowed`."""
     reduction: Literal["mean", "max"] = "mean"
     """How the active pairs' quotients become one number; the paper's is max, equation (5)."""
     power: Literal[1, 2] = 2

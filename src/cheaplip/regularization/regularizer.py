@@ -23,6 +23,7 @@ from .held import HeldGradient, evaluate
 from .lazy import LazyPenalty
 from .options import STEP_SIZE, PairOptions
 from .pool import PairState, fresh_state, rotate
+from .statistics import has_running_statistics
 
 PASSES = 4
 """Of a sample, that a pair takes: two points, for the ascent and for the penalty."""
@@ -88,7 +89,7 @@ class LipschitzRegularizer(LazyPenalty):
         hold: bool = PairOptions().hold,
         pool: int = PairOptions().pool,
         renewal: float = PairOptions().renewal,
-        explore: float = PairOptions().explore,
+        explore: float | None = PairOptions().explore,
         reduction: str = PairOptions().reduction,
         power: int = PairOptions().power,
         allowed: float = PairOptions().allowed,
@@ -102,6 +103,8 @@ class LipschitzRegularizer(LazyPenalty):
         if domain is not None:
             _check_box(domain, pairs)
         super().__init__(model, interval=interval, hold=hold)
+        if explore is None:  # far from data such networks have slopes that drown those near them
+            explore = 0.0 if has_running_statistics(model) and not allowed else 0.5
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
         self._spans = domain is None

@@ -29,14 +29,23 @@ def following_statistics(model: Model) -> Iterator[None]:
     How mean and variance change is taken from the batch at hand. So a shift or a scale of what enters a batch normalisation
     has no effect and no gradient, as after the running statistics have followed.
     """
-    modules = [module for root in modules_of(model) for module in root.modules()]
-    normalisations = [module for module in modules if isinstance(module, nn.modules.batchnorm._NormBase)]
-    handles = [module.register_forward_pre_hook(_follow) for module in normalisations if module.running_mean is not None]
+    handles = [module.register_forward_pre_hook(_follow) for module in _normalisations(model)]
     try:
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+def has_running_statistics(model: Model) -> bool:
+    """Whether f in evaluation mode depends on statistics of the data that it was trained with."""
+    return bool(_normalisations(model))
+
+
+def _normalisations(model: Model) -> list[nn.Module]:
+    modules = [module for root in modules_of(model) for module in root.modules()]
+    found = [module for module in modules if isinstance(module, nn.modules.batchnorm._NormBase)]
+    return [module for module in found if module.running_mean is not None]
 
 
 def _follow(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
