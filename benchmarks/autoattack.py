@@ -1,9 +1,9 @@
 """The strong attack and the certificate against an independent judge: AutoAttack's L2 apgd-ce and apgd-t.
 
-For finished classifier runs. `ours` is `normalized_pgd` as the tables have it, `AutoAttack` the accuracy under apgd-ce (5
+For finished classifier runs. `ours` is `strong_attack` as the tables have it, `AutoAttack` the accuracy under apgd-ce (5
 restarts) and then apgd-t on what is left, 100 iterations each, on the same first `--samples` test images. `certified` is the
 share of all test images that `cheaplip bound` has certified at an eps (its radii.csv is made where it is missing). Every
-one of them is attacked too, by the judge and by `normalized_pgd` from 5 random starts: `fooled` counts those that either
+one of them is attacked too, by the judge and by `strong_attack` from 5 random starts: `fooled` counts those that either
 fools all the same, and must be 0. Needs the extra `attacks`.
 
     python benchmarks/autoattack.py runs/clip-0 runs/weight-0 --eps 0.5,1.58,2 --out results/autoattack
@@ -27,7 +27,7 @@ from cheaplip.data import Dataset, load
 from cheaplip.models.spec import build_network
 from cheaplip.provenance import provenance
 from cheaplip.robustness.accuracy import evaluate_robustness
-from cheaplip.robustness.attacks import normalized_pgd, random_start
+from cheaplip.robustness.attacks import random_start, strong_attack
 from cheaplip.run_folder import RADII, WEIGHTS
 from cheaplip.runs.configure import read_config
 from cheaplip.runs.execute import bound_run
@@ -81,7 +81,7 @@ def by_restarts(model: nn.Module, data: Dataset, index: Tensor, eps: float, rest
         x, y = data.test_x[index[part]], data.test_y[index[part]]
         for seed in range(restarts):
             start = random_start(x, eps, torch.Generator().manual_seed(seed))
-            fooled[part] |= normalized_pgd(model, x, y, eps=eps, step=eps / 8, domain=data.domain, start=start)[1]
+            fooled[part] |= strong_attack(model, x, y, eps=eps, step=eps / 8, domain=data.domain, start=start)[1]
     return fooled
 
 

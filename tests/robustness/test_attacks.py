@@ -10,7 +10,7 @@ from scipy import stats
 from torch import nn
 
 from cheaplip.norms import sample_norm
-from cheaplip.robustness.attacks import classified, gaussian_noise, normalized_pgd, random_start, signed_pgd
+from cheaplip.robustness.attacks import classified, gaussian_noise, normalized_pgd, random_start, signed_pgd, strong_attack
 from support import oracles
 
 SEEDS = st.integers(0, 10_000)
@@ -179,3 +179,38 @@ def test_noise_has_its_deviation_and_stays_in_the_box_if_there_is_one():
     assert free.std().item() == pytest.approx(2, abs=0.05)
     boxed = gaussian_noise(x, 2.0, torch.Generator().manual_seed(0), (0.0, 1.0))
     assert torch.equal(boxed, free.clamp(0, 1))
+
+
+@given(seed=st.integers(0, 1000), eps=st.floats(0.1, 3))
+def test_the_strong_attack_is_exact_on_linear_networks(seed, eps):
+    torch.manual_seed(seed)
+    layer, x = torch.nn.Linear(5, 6).double(), torch.randn(30, 5, dtype=torch.float64)
+    y = layer(x).argmax(1)
+    logits, others = layer(x).detach(), layer.weight[None] - layer.weight[y][:, None]
+    gaps = (logits.gather(1, y[:, None]) - logits) / others.norm(dim=2)
+    distance = gaps.scatter(1, y[:, None], torch.inf).amin(1)  # to the nearest other class
+    near = gaps.scatter(1, y[:, None], torch.inf).argmin(1)
+    aimed = logits.scatter(1, y[:, None], -torch.inf).topk(4, dim=1).indices  # the fifth is far behind
+    sure = (distance - eps).abs() > 1e-3 * eps
+    sure &= (aimed == near[:, None]).any(1) | (distance > eps)
+    adversarial, fooled = strong_attack(layer, x, y, eps=eps, step=eps / 8)
+    assert torch.equal(fooled[sure], (distance < eps)[sure])
+    assert sample_norm(adversarial - x).max() <= eps * (1 + 1e-9)
+    assert torch.equal(layer(adversarial).argmax(1) != y, fooled)
+
+
+def test_the_strong_attack_leaves_a_wrong_valley_within_as_many_gradients():
+    gradients = 0
+
+    def network(x):
+        """The nearest class is never reached; another one is, the other way."""
+        nonlocal gradients
+        gradients += x.requires_grad
+        return torch.stack([0 * x[:, 0], 0.9 * x[:, 0] - 1, -3 * x[:, 0] - 2], dim=1)
+
+    x, y = torch.zeros(1, 1), torch.zeros(1, dtype=torch.long)
+    settings = {"eps": 1.0, "step": 1 / 8, "iterations": 60}
+    assert not normalized_pgd(network, x, y, **settings)[1]
+    gradients = 0
+    assert strong_attack(network, x, y, **settings)[1]
+    assert gradients <= 60

@@ -13,7 +13,7 @@ from ..arguments import checked
 from ..domains import Box, projected
 from ..errors import InputError, require_in
 from ..inference import Model, check_classifier, evaluating, forward
-from .attacks import classified, gaussian_noise, normalized_pgd, random_start, require_gradient, signed_pgd
+from .attacks import classified, gaussian_noise, random_start, require_gradient, signed_pgd, strong_attack
 
 CHUNK = 500
 """Samples in one forward pass; fixed, so that a seed gives the same noise and the same starts everywhere."""
@@ -158,7 +158,7 @@ def _standing(
     for eps in radii:
         start = random_start(x, eps, generator)
         for index in standing.nonzero().squeeze(1).split(CHUNK):
-            _, fooled = normalized_pgd(
+            _, fooled = strong_attack(
                 model,
                 x[index],
                 y[index],
