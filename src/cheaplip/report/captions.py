@@ -88,9 +88,9 @@ def about_columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
         ),
         "pgd_accuracy_clamped": "The same attack, every step cut back to the range of the data.",
         "strong_accuracy": (
-            f"Test samples under a stronger attack: {steps} of Euclidean length{of_length.removeprefix(' of')} along "
-            f"the gradient of the margin, from {start}, at most {within} away and inside the range of the data. A sample "
-            "counts as correct only if no step on the way fools the network."
+            f"Test samples under a stronger attack: {steps} along the gradient of the margin, from {start}, towards any "
+            f"other class and then towards each of the nearest ones, at most {within} away in Euclidean length and inside the "
+            "range of the data. A sample counts as correct only if no step on the way fools the network."
         ),
         **{
             f"certified_{eps:g}": f"Share that is right and proved to stay so, however moved by at most {eps:g}."
