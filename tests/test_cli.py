@@ -5,14 +5,17 @@ import subprocess
 import sys
 import time
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from cheaplip import cli
 from cheaplip.training import checkpoint
 from cheaplip.training.task import Task
+from support.exported import run_exported
 from support.networks import without
 from support.searches import short_ascents, short_searches
 
@@ -68,6 +71,22 @@ def test_train_evaluate_report(call, finished, tmp_path):
     document = json.loads(call("report", "run", "--out", "page", "--json")[1])
     assert document["path"] == str(tmp_path / "page/index.html")
     assert document["rows"][0]["n"] == 1
+
+
+@pytest.mark.parametrize("suffix", ["pt2", pytest.param("onnx", marks=pytest.mark.slow)])
+def test_export_takes_what_is_proved_along(call, finished, suffix):
+    if suffix == "onnx":
+        pytest.importorskip("onnxscript")
+    code, out, err = call("export", finished, f"model.{suffix}", "--json")
+    assert (code, err) == (0, "")
+    result = json.loads((finished / "result.json").read_text())
+    outputs, known = run_exported(Path(f"model.{suffix}"), torch.zeros(3, 1, 8, 8))
+    assert outputs.shape == (3, 10)
+    assert json.loads(out) == {"path": str(Path(f"model.{suffix}").resolve()), **known}
+    assert known["lipschitz"] == result["lipschitz"]
+    assert known["method"] == "clip"
+    assert known["weights_sha256"] == result["weights_sha256"]
+    assert known["version"] == version("cheaplip")
 
 
 @pytest.mark.usefixtures("quick_bounds")
@@ -135,7 +154,7 @@ def test_the_doctor_says_what_there_is(call):
 
 
 def test_help_and_version(call):
-    for command in ([], ["train"], ["evaluate"], ["report"], ["demo"], ["data"], ["data", "fetch"]):
+    for command in ([], ["train"], ["evaluate"], ["report"], ["demo"], ["export"], ["data"], ["data", "fetch"]):
         code, out, _ = call(*command, "--help")
         assert code == 0
         assert "Usage: cheaplip" in out
@@ -260,6 +279,11 @@ BAD_OTHERS = {
         "a checkpoint in bad-checkpoint/checkpoint",
     ),
     "resume bad config": (["train", "--resume", "--out", "bad-config"], "a valid bad-config/config.json"),
+    "export nothing": (["export", "nowhere", "model.pt2"], "nowhere/config.json; got nothing there"),
+    "export unfinished": (["export", "unfinished", "model.pt2"], "a finished run in unfinished; got one without result.json"),
+    "export bad weights": (["export", "bad-weights", "model.pt2"], "the run's weights in bad-weights/model.safetensors"),
+    "export suffix": (["export", "taken", "model.pt"], "a file that ends in .pt2 or .onnx; got model.pt"),
+    "export out": (["export", "taken", "file/model.pt2"], "a file in a folder that there is"),
     "report nothing": (["report", "nowhere", "--out", "page"], "a run folder"),
     "report no run": (["report", "empty", "--out", "page"], "a run folder"),
     "report bad result": (["report", "bad-result", "--out", "page"], "bad-result/result.json"),

@@ -1,6 +1,5 @@
 """Networks in files: what is loaded without this library computes the same, and what is known of it travels along."""
 
-import json
 import sys
 
 import pytest
@@ -10,6 +9,7 @@ from torch import nn
 from cheaplip.errors import InputError
 from cheaplip.models import cnn, mlp
 from cheaplip.models.export import export_model
+from support.exported import run_exported
 from support.networks import seeded
 
 KNOWN = {"lower": 1.5, "upper": float("inf"), "scope": "all inputs"}
@@ -34,31 +34,18 @@ NETWORKS = {
 }
 
 
-def loaded_pt2(path, x):
-    files = {"cheaplip.json": ""}
-    network = torch.export.load(path, extra_files=files).module()
-    return network(x), json.loads(files["cheaplip.json"])
+CASES = [(name, suffix) for name in NETWORKS for suffix in ("pt2", "onnx")]
 
 
-def loaded_onnx(path, x):
-    runtime = pytest.importorskip("onnxruntime")
-    session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (outputs,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
-    return torch.from_numpy(outputs), json.loads(session.get_modelmeta().custom_metadata_map["cheaplip"])
-
-
-CASES = [(name, *kind) for name in NETWORKS for kind in (("pt2", loaded_pt2), ("onnx", loaded_onnx))]
-
-
-@pytest.mark.parametrize(("name", "suffix", "load"), [CASES[0], *(pytest.param(*c, marks=pytest.mark.slow) for c in CASES[1:])])
-def test_the_file_is_the_network(tmp_path, name, suffix, load):
+@pytest.mark.parametrize(("name", "suffix"), [CASES[0], *(pytest.param(*c, marks=pytest.mark.slow) for c in CASES[1:])])
+def test_the_file_is_the_network(tmp_path, name, suffix):
     if suffix == "onnx":
         pytest.importorskip("onnxscript")
     make, shape = NETWORKS[name]
     model, x = seeded(make), torch.rand(5, *shape)
     export_model(model, x[:2], tmp_path / f"model.{suffix}", about=KNOWN)
     assert model.training  # its mode is its own
-    outputs, known = load(tmp_path / f"model.{suffix}", x)
+    outputs, known = run_exported(tmp_path / f"model.{suffix}", x)
     torch.testing.assert_close(outputs, model.eval()(x), rtol=0, atol=1e-5)
     assert known == KNOWN
     assert list(tmp_path.iterdir()) == [tmp_path / f"model.{suffix}"]
@@ -74,6 +61,7 @@ class Choosing(nn.Module):
     [
         (nn.Linear(2, 1), torch.rand(2, 2), "model.pt", "ends in .pt2 or .onnx; got model.pt"),
         (nn.Linear(2, 1), torch.rand(1, 2), "model.pt2", "two samples at least; got 1"),
+        (nn.Linear(2, 1), torch.rand(2, 2), "no/model.pt2", "a file in a folder that there is; got .*model.pt2"),
         (nn.Linear(2, 1), "x", "model.pt2", "x to be Tensor"),
         (Choosing(), torch.rand(2, 2), "model.pt2", "torch.export can trace; got .* without a choice that depends on values"),
     ],

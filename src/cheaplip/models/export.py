@@ -33,18 +33,16 @@ def export_model(model: nn.Module, x: Tensor, path: Path, *, about: Mapping[str,
         model: f, any `nn.Module` that `torch.export` can trace.
         x: some inputs, two at least, `(n, *input)`. Only their shape and type count.
         path: ends in .pt2, or in .onnx, which needs the extra `onnx`.
-        about: travels with the file as JSON, such as the ends of a bracket: `extra_files` of a .pt2 has it as `cheaplip.json`,
-            an ONNX file as its metadata property `cheaplip`.
+        about: travels with the file as JSON, such as `{"upper": bracket.upper}`: `extra_files` of a .pt2 has it as
+            `cheaplip.json`, an ONNX file as its metadata property `cheaplip`.
 
     Raises:
-        InputError: another suffix, fewer than two samples, a network that cannot be traced, or no package for ONNX.
+        InputError: another suffix, no such folder, fewer than two samples, a network that cannot be traced, or no package
+            for ONNX.
     """
-    if path.suffix not in SUFFIXES:
-        raise InputError("a file that ends in .pt2 or .onnx", path.name, "Choose by the suffix what is written.")
+    require_exportable(path)
     if len(x) < 2:
         raise InputError("two samples at least", len(x), "Give some inputs: with one, torch takes the number for a constant.")
-    if path.suffix == ".onnx" and find_spec("onnxscript") is None:
-        raise InputError("the package onnxscript, to write ONNX", "none", "pip install 'cheaplip[onnx]'.")
     known = json.dumps(dict(about or {}))
     with evaluating(model), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of torch, about its own code
@@ -57,6 +55,16 @@ def export_model(model: nn.Module, x: Tensor, path: Path, *, about: Mapping[str,
     write_atomic(path, lambda stream: stream.write(write))
 
 
+def require_exportable(path: Path) -> None:
+    """`InputError` unless `export_model` can write such a file here."""
+    if path.suffix not in SUFFIXES:
+        raise InputError("a file that ends in .pt2 or .onnx", path.name, "Choose by the suffix what is written.")
+    if path.suffix == ".onnx" and find_spec("onnxscript") is None:
+        raise InputError("the package onnxscript, to write ONNX", "none", "pip install 'cheaplip[onnx]'.")
+    if not path.parent.is_dir():
+        raise InputError("a file in a folder that there is", path, "Make the folder, or choose another.")
+
+
 def _pt2(program: torch.export.ExportedProgram, known: str) -> bytes:
     stream = io.BytesIO()
     torch.export.save(program, stream, extra_files={f"{KEY}.json": known})
@@ -64,8 +72,7 @@ def _pt2(program: torch.export.ExportedProgram, known: str) -> bytes:
 
 
 def _onnx(program: torch.export.ExportedProgram, known: str) -> bytes:
-    found = torch.onnx.export(program, dynamo=True, verbose=False)
-    assert found is not None  # with dynamo
+    found: Any = torch.onnx.export(program, dynamo=True, verbose=False)
     proto = found.model_proto
     entry = proto.metadata_props.add()
     entry.key, entry.value = KEY, known

@@ -110,7 +110,7 @@ def evaluate_run(
     require_trusted(config.model, folder, trust_model)
     protocol = config.evaluation.altered(options)
     with claimed(folder):
-        result, data, model = _finished(folder, config, data_dir)
+        result, data, model = finished(folder, config, data_dir)
         with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
             measured, radii = evaluate(model, data, protocol, seed=config.training.seed)
         return _write_result(folder, data, _merge(result, measured), radii)
@@ -139,7 +139,7 @@ def bound_run(
     config = read_config(folder)
     require_trusted(config.model, folder, trust_model)
     with claimed(folder):
-        result, data, model = _finished(folder, config, data_dir)
+        result, data, model = finished(folder, config, data_dir)
         with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
             measured, radii = bound_and_certify(model, data, config.evaluation, eps, budget=budget)
         result = _write_result(folder, data, _merge(result, measured), radii)
@@ -160,7 +160,7 @@ def _write_result(folder: Path, data: Dataset, result: Json, radii: Tensor | Non
     return result
 
 
-def _finished(folder: Path, config: RunConfig, data_dir: Path | None) -> tuple[Json, Dataset, nn.Module]:
+def finished(folder: Path, config: RunConfig, data_dir: Path | None) -> tuple[Json, Dataset, nn.Module]:
     """The result, the data and the trained network of a run."""
     if not (folder / RESULT).exists():
         raise InputError(f"a finished run in {folder}", "one without result.json", "Finish it with `cheaplip train --resume`.")
