@@ -64,8 +64,27 @@ def two_processes(printed):
     assert numbers(r"test accuracy ([\d.]+)", printed)[0] > 0.9
 
 
+def certified_cnn(printed):
+    plain, pressed = numbers(r"certified at 0.5: ([\d.]+)", printed)
+    assert pressed > plain + 0.3
+    assert numbers(r"<= Lip\(f\) <= ([\d.]+)", printed)[1] < 2.1
+
+
+def lightning_module(printed):
+    plain, pressed = numbers(r"with noise ([\d.]+)", printed)
+    assert pressed > plain
+    assert numbers(r">= ([\d.]+)", printed)[1] < numbers(r">= ([\d.]+)", printed)[0] / 2
+
+
+def text(printed):
+    plain, pressed = numbers(r"([\d.]+) at 20%", printed)
+    assert pressed > plain
+
+
 PROMISES = {"own_loop": own_loop, "fit_and_attack": fit_and_attack, "regression": regression, "tabular": tabular}
 PROMISES |= {"controller": controller, "critic": critic, "gru": gru, "two_processes": two_processes}
+PROMISES |= {"certified_cnn": certified_cnn, "lightning_module": lightning_module, "text": text}
+NEEDS = {"lightning_module": "lightning", "text": "transformers"}
 LONG = {"fit_and_attack": 40, "regression": 100}
 """With the epochs after which the fast suite sees it keep its promise."""
 
@@ -78,6 +97,7 @@ def test_every_example_is_run():
     "name", ["own_loop", *(pytest.param(name, marks=pytest.mark.slow) for name in PROMISES if name != "own_loop")]
 )
 def test_example(name, capsys, monkeypatch):
+    pytest.importorskip(NEEDS.get(name, "torch"))
     path = EXAMPLES / f"{name}.py"
     assert len(path.read_text().splitlines()) < 80
     monkeypatch.setattr(sys, "argv", [str(path)])
