@@ -240,6 +240,7 @@ BAD_TRAINING = {
     "out below a file": (["--out", "file/run"], "an output folder that can be written, file/run; got Not a directory"),
     "out a file": (["--out", "file"], "an output folder that can be written, file; got"),
     "out taken": (["--out", "taken"], "an output folder without a run in it; got taken"),
+    "tracker": (["--track", "tensorbord"], "a tracker to be one of mlflow, tensorboard, wandb; got 'tensorbord'. Did you mean"),
     "resume of nothing": (["--resume"], "a file run/config.json; got nothing there"),
 }
 

@@ -299,8 +299,8 @@ def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
     options = {"certify": 0.1, "epochs": 4}
     whole = trained(**options)
 
-    def stop(epoch, model):
-        if epoch == 2:
+    def stop(row, model):
+        if row["epoch"] == 2:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -71,7 +71,7 @@ def lipschitz(model, inputs):
 
 def test_after_each_epoch_the_caller_sees_the_model():
     model, seen = dense(), []
-    fit(model, digits(), after_epoch=lambda epoch, given: seen.append((epoch, given is model)), **OPTIONS)
+    fit(model, digits(), after_epoch=lambda row, given: seen.append((row["epoch"], given is model)), **OPTIONS)
     assert seen == [(epoch + 1, True) for epoch in range(len(seen))]
     assert seen
 
@@ -332,7 +332,7 @@ BAD = {
 }
 
 
-def never(epoch, model):
+def never(row, model):
     raise AssertionError("an epoch was trained")
 
 
@@ -412,12 +412,12 @@ def test_updates_within_an_epoch_see_the_samples_since_the_last_one(tmp_path):
     x, y = digits(1200)
     options = {"target": 0.5, "batch_size": 8, "epochs": 2, "warmup": 1}
     seen = []
-    whole = fit(dense(), (x, y), after_epoch=lambda epoch, model: seen.append(epoch), **options)
+    whole = fit(dense(), (x, y), after_epoch=lambda row, model: seen.append(row["epoch"]), **options)
     batches = 1020 // 8
     calls = whole.history[-1]["epoch"] * batches // update_period(configure(**options), batches)
     assert calls > 25
 
-    def stop(epoch, model):
+    def stop(row, model):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -109,8 +109,8 @@ def test_a_constant_is_for_clip_alone():
 
 
 def test_a_resumed_run_says_the_same(tmp_path):
-    def stop(epoch, model):
-        if epoch == 3:
+    def stop(row, model):
+        if row["epoch"] == 3:
             raise KeyboardInterrupt
 
     whole, _ = trained(target=0.999)

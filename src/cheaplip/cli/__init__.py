@@ -68,7 +68,7 @@ def _program() -> str:
     return f"torchrun {nodes}--nproc-per-node {here} -m cheaplip"
 
 
-NO_SETTINGS = {"out", "run", "config", "data_dir", "resume", "trust_model"}
+NO_SETTINGS = {"out", "run", "config", "data_dir", "resume", "trust_model", "track"}
 """Options that say where and how, not what."""
 
 
@@ -138,6 +138,9 @@ def train(
     output_activation: Annotated[str | None, field_option(ModelConfig, "output_activation")] = None,
     eps: Annotated[float | None, field_option(EvaluationConfig, "eps")] = None,
     attack_samples: Annotated[int | None, field_option(EvaluationConfig, "attack_samples")] = None,
+    track: Annotated[
+        list[str] | None, typer.Option(help="Log each epoch to tensorboard, wandb or mlflow as well; may be repeated.")
+    ] = None,
     data_dir: DataDir = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
     trust_model: TrustModel = False,
@@ -153,13 +156,14 @@ def train(
         command = f"{_program()} train --resume --out {shlex.quote(str(out))}"
         command += f" --data-dir {shlex.quote(str(data_dir))}" if data_dir else ""
         command += f" --model {shlex.quote(model)}" if model and ":" in model else " --trust-model" if trust_model else ""
+        command += "".join(f" --track {name}" for name in track or ())
         return f"Continue with: {command}" if (out / CONFIG).exists() else AGAIN
 
     with continued_by(again):
         settings = resumed_config(out, options) if resume else configure_run(options)
         if resume and model is None:
             require_trusted(settings.model, out, trust_model)
-        result = execute_run(settings, out, data_dir=data_dir, resume=resume, progress=True)
+        result = execute_run(settings, out, data_dir=data_dir, resume=resume, progress=True, loggers=tuple(track or ()))
     if is_first():
         typer.echo(json.dumps({key: value for key, value in result.items() if key not in ("curve", "provenance")}, indent=2))
 

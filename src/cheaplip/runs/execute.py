@@ -41,7 +41,13 @@ from .example_pairs import example_pairs, write_pairs
 
 
 def execute_run(
-    config: RunConfig, out: Path, *, data_dir: Path | None = None, resume: bool = False, progress: bool = False
+    config: RunConfig,
+    out: Path,
+    *,
+    data_dir: Path | None = None,
+    resume: bool = False,
+    progress: bool = False,
+    loggers: Sequence[str] = (),
 ) -> Json:
     """Train, evaluate, and leave a complete run folder; returns the content of `result.json`.
 
@@ -56,23 +62,32 @@ def execute_run(
         if main and not resume:
             require_free(out)
             write_json(out / CONFIG, {"schema": SCHEMA, **config.model_dump()})
-        return _train_and_evaluate(config, out, data, model, main=main, resume=resume, progress=progress)
+        return _train_and_evaluate(config, out, data, model, loggers, main=main, resume=resume, progress=progress)
 
 
 def _train_and_evaluate(
-    config: RunConfig, out: Path, data: Dataset, model: nn.Module, *, main: bool, resume: bool, progress: bool
+    config: RunConfig,
+    out: Path,
+    data: Dataset,
+    model: nn.Module,
+    loggers: Sequence[str],
+    *,
+    main: bool,
+    resume: bool,
+    progress: bool,
 ) -> Json:
     epochs = config.training.epochs
     milestones = {1, epochs // 4, epochs // 2} if config.training.method == "clip" and data.classes else ()
 
-    def write_example(epoch: int, model: nn.Module) -> None:
-        if epoch in milestones:
-            write_pairs(out / f"pairs-{epoch}.npz", example_pairs(model, data))
+    def write_example(row: Mapping[str, Any], model: nn.Module) -> None:
+        if row["epoch"] in milestones:
+            write_pairs(out / f"pairs-{row['epoch']}.npz", example_pairs(model, data))
 
     begun = resume and ((out / METRICS).exists() or bool(checkpoints(out)))
     settings = config.training.model_dump()
     try:
-        trained = fit(model, data, out=out, resume=begun, progress=progress, after_epoch=write_example, **settings)
+        following: dict[str, Any] = {"after_epoch": write_example, "loggers": loggers, "progress": progress}
+        trained = fit(model, data, out=out, resume=begun, **following, **settings)
     except Exception:
         if main and not checkpoints(out) and not begun:
             for name in (CONFIG, *(f"pairs-{epoch}.npz" for epoch in milestones)):

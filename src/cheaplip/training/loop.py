@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from . import checkpoint, paper, target
 from .batches import epoch_seed
 from .checkpoint import State
 from .config import TrainConfig
+from .followers import AfterEpoch, Logger, followed, require_loggers
 from .methods import METHODS, make_weight_scheduler
 from .optimizer import make_optimizer
 from .parallel import average, running_statistics, this_process, wrapped
@@ -59,7 +60,8 @@ def fit(
     out: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
-    after_epoch: Callable[[int, nn.Module], None] | None = None,
+    after_epoch: AfterEpoch | None = None,
+    loggers: Sequence[Logger] = (),
     **options: Any,
 ) -> TrainResult:
     """Train a network by Algorithm 2: minimise loss + weight * penalty, the weight steered so that a target is met.
@@ -80,8 +82,11 @@ def fit(
             write there until the end.
         resume: continue from the checkpoint in `out`, bit for bit on a CPU.
         progress: show a progress bar.
-        after_epoch: called with the epoch's number and the model after each epoch, on the main process; on resume, for the
-            epoch of the checkpoint again.
+        after_epoch: called with the epoch's record (see `TrainResult.history`) and the model after each epoch, on the main
+            process; on resume, for the epoch of the checkpoint again. If it returns True, the training ends there, with its
+            result.
+        loggers: tensorboard, wandb, mlflow, or an Accelerate `GeneralTracker`, that get each epoch's record. TensorBoard
+            writes into `out`.
         **options: any field of `TrainConfig`, such as method="clip", epochs=30, seed=0, and what is wished for: tolerance,
             target, lipschitz or weight. By default at most a point of accuracy, or 1 % of the loss, is given up.
 
@@ -101,6 +106,7 @@ def fit(
     require_in("epochs", config.epochs, "[1, 1000000]")
     if resume and out is None:
         raise InputError("out, the folder of the run to resume", "none", "Give it.")
+    require_loggers(loggers, out)
     accelerator = this_process()
     device, main = accelerator.device, accelerator.is_main_process
     ours = claimed(out) if out is not None and main else nullcontext()
@@ -120,12 +126,12 @@ def fit(
         if out is not None:
             require_savable(model)
             checkpoint.restore_or_refuse(out, state, config, resume=resume)
-        if resume and after_epoch is not None and main:
-            after_epoch(state.epoch, model)  # the interruption may have fallen between the checkpoint and this
         reporting = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
         threads = suited_threads(model, task.example, config.batch_size, told=progress and main)
-        with threads, reporting if progress and main else nullcontext() as report_epoch:
-            while state.epoch < config.epochs:
+        following = followed(after_epoch, loggers, model, config, out)
+        with following as ends_after, threads, reporting if progress and main else nullcontext() as report_epoch:
+            ended = resume and ends_after(state.history[-1])  # the interruption may have fallen between checkpoint and this
+            while state.epoch < config.epochs and not ended:
                 last_good = copy.deepcopy(model.state_dict())
                 if config.redraw and regularizer is not None:
                     regularizer.redraw()
@@ -139,8 +145,7 @@ def fit(
                     target.warn(target.shortfall(term, state.history, config.epochs))
                 if out is not None and main:
                     checkpoint.save(out, state, config)
-                if after_epoch is not None and main:
-                    after_epoch(state.epoch, model)
+                ended = ends_after(row)
                 if report_epoch is not None:
                     report_epoch(row)
         if state.best is not None:
@@ -253,7 +258,7 @@ def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelera
         "lipschitz_target": config.lipschitz,
         "steered_to": state.kept["target"],
         "target_met": state.kept["target_met"],
-        "epochs": config.epochs,
+        "epochs": state.epoch,
         "kept_epoch": state.kept["epoch"],
         "weight": state.kept["weight"],
         "skipped_steps": state.history[-1]["skipped_steps"],

@@ -1,0 +1,72 @@
+"""Who follows a training from epoch to epoch: the caller's own function, and trackers such as TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from accelerate import Accelerator
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
+from torch import nn
+
+from .. import processes
+from ..errors import InputError, require_known
+from .config import TrainConfig
+
+Row = Mapping[str, Any]
+AfterEpoch = Callable[[Row, nn.Module], bool | None]
+"""Sees an epoch's record and the model; True ends the training there."""
+Logger: TypeAlias = str | GeneralTracker
+TRACKERS = ("tensorboard", "wandb", "mlflow")
+PROJECT = "cheaplip"
+"""What a tracker files the runs under; TensorBoard's folder in that of the run."""
+
+
+def require_loggers(loggers: Sequence[Logger], out: Path | None) -> None:
+    """`InputError` for an unknown tracker, one whose package is missing, and one that writes files without a folder."""
+    for name in loggers:
+        if isinstance(name, GeneralTracker):
+            continue
+        require_known("a tracker", name, TRACKERS)
+        if find_spec(name) is None:
+            raise InputError(f"the package {name}, to log to it", "none", f"pip install {name}.")
+        if LOGGER_TYPE_TO_CLASS[name].requires_logging_directory and out is None:
+            raise InputError(f"out, the folder in which {name} writes", "none", "Give it.")
+
+
+@contextmanager
+def followed(
+    after_epoch: AfterEpoch | None, loggers: Sequence[Logger], model: nn.Module, config: TrainConfig, out: Path | None
+) -> Iterator[Callable[[Row], bool]]:
+    """Yields a function that every process calls with an epoch's record; it says whether the training ends there."""
+    trackers = _started(loggers, config, out) if loggers else []
+
+    def follow(row: Row) -> bool:
+        values = {name: value for name, value in row.items() if isinstance(value, (int, float))}
+        for tracker in trackers:
+            tracker.log(values, step=row["epoch"])
+        asked = after_epoch is not None and processes.rank() == 0 and bool(after_epoch(row, model))
+        return processes.total([asked]) != [0]
+
+    try:
+        yield follow
+    finally:
+        for tracker in trackers:
+            tracker.finish()
+
+
+def _started(loggers: Sequence[Logger], config: TrainConfig, out: Path | None) -> list[GeneralTracker]:
+    """Trackers that know the settings; they act on the main process alone."""
+    cpu = not torch.accelerator.is_available()
+    accelerator = Accelerator(cpu=cpu, log_with=list(loggers), project_dir=None if out is None else str(out))
+    accelerator.init_trackers(PROJECT, {name: _plain(value) for name, value in config.model_dump().items()})
+    found: list[GeneralTracker] = accelerator.trackers
+    return found
+
+
+def _plain(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
