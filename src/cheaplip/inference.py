@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+import dis
 import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
+from types import CodeType
 from typing import Any
 
 import torch
@@ -21,12 +23,18 @@ Model = Callable[[Tensor], Tensor]
 
 @contextmanager
 def evaluating(model: Model) -> Iterator[None]:
-    """Evaluation mode inside, every module's own mode restored after; running statistics stay untouched."""
+    """Evaluation mode inside, every module's own mode restored after; running statistics stay untouched.
+
+    Where Accelerate has put mixed precision round a module's forward, that is its own inside.
+    """
     modules = [module for root in modules_of(model) for module in root.modules()]
     trained = [module for module in modules if module.training]  # setting an attribute of a module takes microseconds
     recurrent = [(module, module.dropout) for module in modules if isinstance(module, nn.RNNBase)]
+    patched = [(module, module.__dict__["forward"]) for module in modules if "_original_forward" in module.__dict__]
     for module in trained:
         module.training = False
+    for module, _ in patched:
+        module.forward = module.__dict__["_original_forward"]
     for module, _ in recurrent:
         # cuDNN differentiates recurrent layers in training mode only; without dropout that is the same function
         module.training, module.dropout = True, 0.0
@@ -35,6 +43,8 @@ def evaluating(model: Model) -> Iterator[None]:
     finally:
         for module, dropout in recurrent:
             module.training, module.dropout = False, dropout
+        for module, around in patched:
+            module.forward = around
         for module in trained:
             module.training = True
 
@@ -46,8 +56,16 @@ def modules_of(model: Any) -> list[nn.Module]:
     if isinstance(model, partial):
         return [module for part in (model.func, *model.args, *model.keywords.values()) for module in modules_of(part)]
     cells = [cell.cell_contents for cell in getattr(model, "__closure__", None) or ()]
-    held = [getattr(model, "__self__", None), *cells]
-    return [module for module in held if isinstance(module, nn.Module)]
+    defaults = [*(getattr(model, "__defaults__", None) or ()), *(getattr(model, "__kwdefaults__", None) or {}).values()]
+    known = getattr(model, "__globals__", {})
+    names = [known.get(name) for name in _global_names(model.__code__)] if hasattr(model, "__code__") else []
+    held = [getattr(model, "__self__", None), *cells, *defaults, *names]
+    return list({id(module): module for module in held if isinstance(module, nn.Module)}.values())
+
+
+@cache
+def _global_names(code: CodeType) -> list[str]:
+    return sorted({found.argval for found in dis.get_instructions(code) if found.opname == "LOAD_GLOBAL"})
 
 
 def parameters_of(model: Any) -> list[nn.Parameter]:
