@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import re
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 
 from cheaplip.errors import InputError
 from cheaplip.report import summary_table, write_report
+from cheaplip.report.style import PALETTE
 from cheaplip.run_folder import Run, find_runs
 from support.browser import browse, needs_chromium
 from support.run_folders import EVIL, three_methods, write_pairs, write_run
@@ -42,12 +44,14 @@ class _Elements(HTMLParser):
     def __init__(self) -> None:
         super().__init__()
         self.tags: list[str] = []
+        self.levels: list[int] = []
         self.links: list[str] = []
         self.ids: list[str] = []
         self.images: list[dict[str, str | None]] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
+        self.levels += [int(tag[1])] if re.fullmatch("h[1-6]", tag) else []
         named = dict(attrs)
         self.links += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "srcset", "action", "data")]
         self.ids += [named["id"] or ""] if "id" in named else []
@@ -85,6 +89,48 @@ def test_page_has_every_section_and_needs_nothing(page: Path) -> None:
     assert "cheaplip demo --seed 0" in text
     assert "1,200 samples" in text
     assert "eps = 1" in text
+
+
+def in_order(levels: list[int]) -> bool:
+    """Whether a page of these headings has one title, and none is of a level whose parent is missing."""
+    return levels[0] == 1 not in levels[1:] and all(b <= a + 1 for a, b in itertools.pairwise(levels))
+
+
+def test_headings_and_tables_have_an_order_for_screen_readers(page: Path, tmp_path: Path) -> None:
+    two = three_methods(tmp_path / "runs", seeds=1)
+    write_pairs(write_run(two / "other", data="other"))
+    several = write_report(find_runs([two]), tmp_path / "out").read_text(encoding="utf-8")
+    for text, deepest in ((page.read_text(encoding="utf-8"), 4), (several, 5)):
+        assert '<html lang="en">' in text
+        found = parse(text)
+        assert in_order(found.levels)
+        assert max(found.levels) == deepest
+        assert found.tags.count("caption") == found.tags.count("table")
+        assert "<th>" not in text
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance of #rrggbb (WCAG 2.2)."""
+    shares = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    linear = [share / 12.92 if share <= 0.04045 else ((share + 0.055) / 1.055) ** 2.4 for share in shares]
+    return sum(weight * share for weight, share in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_colours_can_be_told_from_the_page(page: Path, scheme: int) -> None:
+    """4.5 for text and 3 for lines: level AA of WCAG 2.2."""
+    named = [dict(re.findall(r"--(\w+): (#\w{6})", rule)) for rule in re.findall(r":root \{ (--page.*?)\}", page.read_text())]
+    backgrounds = named[scheme]["page"], named[scheme]["hover"]
+    texts = {"soft": named[scheme]["soft"], "ink": PALETTE["ink"][scheme], "clip": PALETTE["clip"][scheme]}
+    lines = {name: colours[scheme] for name, colours in PALETTE.items() if name not in ("ink", "faint")}
+    for least, colours in ((4.5, texts), (3.0, lines)):
+        for name, colour in colours.items():
+            assert min(contrast(colour, background) for background in backgrounds) >= least, name
 
 
 def test_page_depends_on_nothing_but_the_runs(runs: list[Run], page: Path, tmp_path: Path) -> None:
@@ -169,7 +215,7 @@ def test_pairs_are_shown_across_training_with_the_names_of_their_classes(tmp_pat
     for name in ("pairs.npz", "pairs-10.npz", "pairs-2.npz"):
         write_pairs(run, k=1, file=name)
     text = write_report(find_runs([run]), tmp_path / "out").read_text(encoding="utf-8")
-    stages = re.findall(r'class="moment">\s*<h4>([^<]*)', text)
+    stages = re.findall(r'class="moment">\s*<h4 class="small-title">([^<]*)', text)
     assert stages == ["before ascent", "after ascent, epoch 2", "after ascent, epoch 10", "after ascent"]
     assert not re.search(r"predicted class \d", text)
     assert EVIL not in text
