@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from .errors import InputError, one_line
 from .files import LARGEST_TEXT, read_bytes, remove_drafts, write_atomic
 
@@ -117,6 +115,8 @@ def claimed(folder: Path) -> Iterator[None]:
     Raises:
         InputError: it is not a folder, not writable, or claimed by another process or thread.
     """
+    from filelock import FileLock, Timeout  # takes its time to load
+
     do = "Choose another folder, or wait until it is free."
     try:
         made = not folder.exists()

@@ -25,7 +25,12 @@ from .data import data_app
 from .options import AGAIN, AsJson, DataDir, TrustModel, continued_by, field_option, is_first, print_runs, settings_of
 from .reproduce import reproduce
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich takes a third of the time of --help
+    context_settings={"max_content_width": 120},
+)
 app.add_typer(data_app, name="data")
 
 
@@ -96,7 +101,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Where runs and report go; must not hold an earlier demo.")] = Path("cheaplip-demo"),
     as_json: AsJson = False,
 ) -> None:
-    """The main job on embedded data: train Standard, Weight Reg. and CLIP on digits, evaluate, bracket, report."""
+    """The main job on the digits: train, evaluate, bracket, report.
+
+    The data are embedded; the networks are trained plainly, with weight regularisation and with CLIP.
+    """
     from ..experiments.demo import run_demo
     from ..report import write_report
 
@@ -145,7 +153,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the interrupted run in --out.")] = False,
     trust_model: TrustModel = False,
 ) -> None:
-    """Train one network, steer the weight to the target, evaluate it; leaves a run folder."""
+    """Train one network with a steered weight, and evaluate it.
+
+    Leaves a run folder.
+    """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     options = settings_of(given, config)
     from ..models.spec import require_trusted
@@ -180,7 +191,10 @@ def evaluate(
     data_dir: DataDir = None,
     trust_model: TrustModel = False,
 ) -> None:
-    """Measure a finished run again: clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket."""
+    """Measure a finished run again.
+
+    Clean, noise, eq. (14), strong attack, accuracy versus eps, Lipschitz bracket.
+    """
     given = {name: value for name, value in locals().items() if name not in NO_SETTINGS}
     from ..runs.execute import evaluate_run
 
@@ -199,9 +213,10 @@ def bound(
     data_dir: DataDir = None,
     trust_model: TrustModel = False,
 ) -> None:
-    """Bracket the Lipschitz constant of a finished run, lower <= Lip <= upper, and certify its test samples.
+    """Bracket the Lipschitz constant of a finished run.
 
-    Counts the samples that are right and proved to stay so within each eps; every sample's radius is left in radii.csv.
+    The bracket is lower <= Lip <= upper. Counts the test samples that are right and proved to stay so within each eps; every
+    sample's radius is left in radii.csv.
     """
     from ..runs.execute import bound_run
 
@@ -216,7 +231,10 @@ def report(
     out: Annotated[Path, typer.Option(help="Where index.html and the tables go.")],
     as_json: AsJson = False,
 ) -> None:
-    """Write a self-contained page and tables (Markdown, CSV, JSON) from run folders."""
+    """Write a page and tables from run folders.
+
+    The page is self-contained; the tables are Markdown, CSV and JSON.
+    """
     from ..report import write_report
 
     found = find_runs(runs)
@@ -234,7 +252,10 @@ def export(
     trust_model: TrustModel = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a finished run's network, with its bracket and certified accuracies, as one file that runs without cheaplip."""
+    """Write a finished run's network as one file.
+
+    It runs without cheaplip, and has the run's bracket and certified accuracies inside.
+    """
     from ..runs.export import export_run
 
     with continued_by(AGAIN):

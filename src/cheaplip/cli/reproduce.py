@@ -27,7 +27,10 @@ def reproduce(
     data_dir: DataDir = None,
     as_json: AsJson = False,
 ) -> None:
-    """Run a table or figure of the paper as a grid of independent runs; leaves tables, and pages or figures."""
+    """Run a table or figure of the paper.
+
+    A grid of independent runs; leaves tables, and pages or figures.
+    """
     require_known("an experiment", experiment, ("mnist", "fashion-mnist", "regression", "analysis"))
     if experiment in ("regression", "analysis"):
         _refuse_given(context, experiment, "table", "epochs", "config", "data_dir")
