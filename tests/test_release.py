@@ -1,0 +1,19 @@
+"""What a release says of itself, in one voice."""
+
+import re
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_there_is_one_version():
+    assert version("cheaplip") == PROJECT["version"]
+    (cited,) = re.findall(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text(), flags=re.M)
+    assert cited == PROJECT["version"]
+    (newest, *_) = re.findall(r"^## \[.*", (ROOT / "CHANGELOG.md").read_text(), flags=re.M)
+    assert PROJECT["version"] in newest
+    written = [path for path in (ROOT / "src").rglob("*.py") if f'"{PROJECT["version"]}"' in path.read_text()]
+    assert written == []
