@@ -4,6 +4,7 @@ import warnings
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from cheaplip import (
     ConstantWeight,
@@ -60,6 +61,21 @@ def test_every_step_of_the_optimizer_is_one_of_the_penalty(tmp_path):
     logged = [entry for entry in run.state.log_history if "loss" in entry]
     assert len(logged) == 4
     assert all(entry["lipschitz_weight"] == 0.01 and entry["lipschitz_lower_bound"] > 0 for entry in logged)
+
+
+@pytest.fixture
+def forgotten():
+    """Mixed precision is of the process: later tests have their own."""
+    yield
+    AcceleratorState._reset_state()
+
+
+@pytest.mark.usefixtures("forgotten")
+def test_mixed_precision_is_for_the_loss_alone(tmp_path):
+    run, seen = trainer(tmp_path, ConstantWeight(0.01), bf16=True, max_steps=2), set()
+    run.model.classifier.register_forward_hook(lambda layer, given, output: seen.add((layer.training, output.dtype)))
+    run.train()
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}  # the penalty is of the network in evaluation mode
 
 
 def test_accumulated_batches_are_one_step(tmp_path):
