@@ -144,14 +144,11 @@ def strong_attack(
         others = model(x).scatter(1, y[:, None], -torch.inf).nan_to_num(nan=-torch.inf, neginf=-torch.inf)
         targets = others.topk(min(TARGETS, others.shape[1] - 1), dim=1).indices
     share = iterations // (targets.shape[1] + 1)
-    steps = {"step": FIRST * step, "last": LAST * step}
-    first = iterations - share * targets.shape[1]
-    adversarial, fooled = normalized_pgd(model, x, y, eps=eps, iterations=first, domain=domain, start=start, **steps)
+    attack = partial(normalized_pgd, model, eps=eps, step=FIRST * step, last=LAST * step, domain=domain)
+    adversarial, fooled = attack(x, y, iterations=iterations - share * targets.shape[1], start=start)
     for target in targets.unbind(1):
         left = (~fooled).nonzero().squeeze(1)
-        adversarial[left], fooled[left] = normalized_pgd(
-            model, x[left], y[left], eps=eps, iterations=share, domain=domain, target=target[left], **steps
-        )
+        adversarial[left], fooled[left] = attack(x[left], y[left], iterations=share, target=target[left])
     return adversarial, fooled
 
 
