@@ -259,6 +259,7 @@ def trained(out=None, **options):
         return fit(mlp((1, 8, 8), 10, hidden=(32, 32)), load("digits"), out=out, **(DIGITS | options))
 
 
+@pytest.mark.slow
 def test_training_closes_the_bracket_of_a_convolutional_network():
     uppers = []
     for w in (0.0, 0.01):

@@ -46,6 +46,7 @@ def test_a_saved_limit_goes_on():
     assert torch.equal(clipped(clip, 30.0, 40.0), clipped(other, 30.0, 40.0))
 
 
+@pytest.mark.slow
 def test_a_weight_far_too_large_for_the_learning_rate_blows_nothing_up():
     """Without the limit, the bound of this training ends beyond 1e100."""
     torch.manual_seed(0)

@@ -253,6 +253,7 @@ def test_a_target_constant_survives_a_restart_between_two_updates():
     assert second.scheduler.weight != before
 
 
+@pytest.mark.slow
 def test_a_critic_keeps_its_constant_and_finds_the_distance():
     """The distance of two clouds that are 3 apart; a loss without a least value, and only the penalty holds it."""
     torch.manual_seed(0)

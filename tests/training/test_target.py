@@ -163,6 +163,7 @@ def test_steering_by_validation_needs_validation_samples():
         fit(dense(), loader, pairs=perturbed_pairs(x[:50]), **(OPTIONS | {"steer_by": "validation"}))
 
 
+@pytest.mark.slow
 def test_a_constant_with_certificate_is_kept_by_the_proved_bound():
     data = digits(600)
     done, said = trained(data, target=None, lipschitz=3.0, certify=1.0, epochs=20, lr=0.1)
