@@ -195,7 +195,7 @@ def test_a_loop_of_ones_own(tmp_path):
 
 
 def test_the_command_line_on_two_processes(tmp_path):
-    (tmp_path / "quick.json").write_text(json.dumps({"attack_samples": 21, "curve_samples": 10, "iterations": 2}))
+    (tmp_path / "quick.json").write_text(json.dumps({"attack_samples": 21, "curve_samples": 10, "iterations": 2, "eps": 0.1}))
     command = ["-m", "cheaplip", "train", "--data", "digits", "--hidden", "8", "--epochs", "2"]
     done = torchrun(*command, "--config", tmp_path / "quick.json", "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
