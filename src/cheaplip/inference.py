@@ -63,6 +63,13 @@ def modules_of(model: Any) -> list[nn.Module]:
     return list({id(module): module for module in held if isinstance(module, nn.Module)}.values())
 
 
+def normalisations_of(model: Any) -> list[Any]:
+    """The normalisations of a model that have running statistics, such as BatchNorm."""
+    modules = [module for root in modules_of(model) for module in root.modules()]
+    found = [module for module in modules if isinstance(module, nn.modules.batchnorm._NormBase)]
+    return [module for module in found if module.running_mean is not None]
+
+
 @cache
 def _global_names(code: CodeType) -> list[str]:
     return sorted({found.argval for found in dis.get_instructions(code) if found.opname == "LOAD_GLOBAL"})

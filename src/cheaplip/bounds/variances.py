@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..inference import evaluating
+from ..inference import evaluating, normalisations_of
 
 SMALLEST = 1e-12
 """Variance of a channel that is constant on the samples, which would have no gradient."""
@@ -34,8 +33,7 @@ def following_variances(model: nn.Module, x: Tensor) -> Iterator[None]:
         given = inputs[0].transpose(0, 1).flatten(1)
         found[module] = given.var(1, correction=0).clamp(min=SMALLEST)
 
-    normalisations: list[Any] = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._NormBase)]
-    normalisations = [module for module in normalisations if module.running_var is not None]
+    normalisations = normalisations_of(model)
     handles = [module.register_forward_pre_hook(measure, prepend=True) for module in normalisations]
     before = [module.running_var for module in normalisations]
     try:

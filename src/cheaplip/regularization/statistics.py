@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..inference import Model, modules_of
+from ..inference import Model, normalisations_of
 
 SMALLEST = 1e-12
 """Variance of a channel that is constant on the batch, which would have no gradient."""
@@ -29,7 +29,7 @@ def following_statistics(model: Model) -> Iterator[None]:
     How mean and variance change is taken from the batch at hand. So a shift or a scale of what enters a batch normalisation
     has no effect and no gradient, as after the running statistics have followed.
     """
-    handles = [module.register_forward_pre_hook(_follow) for module in _normalisations(model)]
+    handles = [module.register_forward_pre_hook(_follow) for module in normalisations_of(model)]
     try:
         yield
     finally:
@@ -39,13 +39,7 @@ def following_statistics(model: Model) -> Iterator[None]:
 
 def has_running_statistics(model: Model) -> bool:
     """Whether f in evaluation mode depends on statistics of the data that it was trained with."""
-    return bool(_normalisations(model))
-
-
-def _normalisations(model: Model) -> list[nn.Module]:
-    modules = [module for root in modules_of(model) for module in root.modules()]
-    found = [module for module in modules if isinstance(module, nn.modules.batchnorm._NormBase)]
-    return [module for module in found if module.running_mean is not None]
+    return bool(normalisations_of(model))
 
 
 def _follow(module: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from .. import processes
 from ..errors import InputError
-from ..inference import forward
+from ..inference import forward, normalisations_of
 from ..regularization.held import leaves
 
 
@@ -50,9 +50,7 @@ def wrapped(model: nn.Module, example: Tensor, accelerator: Accelerator, *, pena
 
 def running_statistics(model: nn.Module) -> list[Tensor]:
     """Those of the normalisations, which each process updates by its own share of a batch."""
-    normalisations = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._NormBase)]
-    found = [tensor for module in normalisations for tensor in (module.running_mean, module.running_var)]
-    return [tensor for tensor in found if tensor is not None]
+    return [tensor for module in normalisations_of(model) for tensor in (module.running_mean, module.running_var)]
 
 
 @torch.no_grad()
