@@ -67,7 +67,7 @@ def by_judge(model: nn.Module, data: Dataset, index: Tensor, eps: float) -> Tens
     if len(index) == 0:
         return torch.zeros(0, dtype=torch.bool)
     x, y = data.test_x[index], data.test_y[index]
-    judge = AutoAttack(model, attacks=["apgd-ce", "apgd-t"], version="custom", norm="L2", eps=eps, seed=0)
+    judge = AutoAttack(model, attacks=["apgd-ce", "apgd-t"], version="custom", norm="L2", eps=eps, seed=0, device=x.device)
     attacked = judge.run_standard_evaluation(x, y, batch_size=1000)[0]
     inside = (attacked - x).flatten(1).norm(dim=1) <= eps * (1 + 1e-5)
     with torch.no_grad():

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from joblib import Parallel, delayed
+
 Spec = dict[str, Any]
 Record = dict[str, Any]
 
@@ -29,9 +31,12 @@ def missing(path: Path, specs: Iterable[Spec]) -> list[Spec]:
     return [spec for spec in specs if spec not in done]
 
 
-def carry_out(path: Path, specs: Iterable[Spec], run: Callable[[Spec], Record]) -> None:
-    """Run what is missing, one after the other, and print what was measured."""
-    for spec in missing(path, specs):
-        record = run(spec)
-        print({name: value for name, value in record.items() if name != "provenance"}, flush=True)
-        append(path, record)
+def carry_out(path: Path, specs: Iterable[Spec], run: Callable[[Spec], Record], jobs: int = 1) -> None:
+    """Run what is missing, `jobs` at once, and print what was measured."""
+    Parallel(n_jobs=jobs)(delayed(_one)(path, spec, run) for spec in missing(path, specs))
+
+
+def _one(path: Path, spec: Spec, run: Callable[[Spec], Record]) -> None:
+    record = run(spec)
+    print({name: value for name, value in record.items() if name != "provenance"}, flush=True)
+    append(path, record)

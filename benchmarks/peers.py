@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -37,6 +38,8 @@ INITIAL = {"trades": 0.3, "jacobian": 0.01}
 """Where the weight starts."""
 RADIUS = 2.0
 """Of TRADES; the others' radius is what is steered."""
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+"""Of all trainings, ours and theirs."""
 Rise = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -86,11 +89,18 @@ def jacobian_penalty(outputs: Tensor, x: Tensor) -> Tensor:
     return row.square().sum() / len(x)
 
 
+def placed(data: Dataset) -> Dataset:
+    """The data on `DEVICE`."""
+    parts = ("train_x", "train_y", "test_x", "test_y")
+    return replace(data, **{name: getattr(data, name).to(DEVICE) for name in parts})
+
+
 def trained(
     kind: str, model: nn.Module, data: Dataset, options: dict[str, Any], peer: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Train by `cheaplip.fit` or, with the options `peer`, by a peer; where the weight ended, and the time in seconds."""
     began = time.perf_counter()
+    model.to(DEVICE)
     if kind not in PEERS:
         result = fit(model, data, method=kind, **options).result
         return {name: result[name] for name in ("weight", "seconds", "pair_lower_bound")}
@@ -126,7 +136,9 @@ def train(
         Where eps or the weight ended.
     """
     parts = split(len(data.train_x), pair_share=config.pair_share, validation_share=config.validation_share, seed=config.seed)
-    batches = TensorBatches(data.train_x, data.train_y, indices=parts.fit, batch_size=config.batch_size, seed=config.seed)
+    batches = TensorBatches(
+        data.train_x, data.train_y, indices=parts.fit.to(DEVICE), batch_size=config.batch_size, seed=config.seed
+    )
     optimizer = make_optimizer(model, config)
     lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, len(batches)))
     if config.weight is not None:
