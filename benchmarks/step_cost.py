@@ -144,7 +144,7 @@ def clip(config: TrainConfig) -> Callable[[Setting], Step]:
 def authors(s: Setting) -> Step:
     """500 pairs; the ascent by a full backward pass, parameters included, and a second forward pass to accept it."""
     pairs = perturbed_pairs(s.held_out)
-    state = {"at": 0, "u": pairs.u.clone(), "v": pairs.v.clone()}
+    state = {"at": 0, "u": pairs.u.to(s.x.device, copy=True), "v": pairs.v.to(s.x.device, copy=True)}
 
     def step() -> None:
         active = slice(state["at"], state["at"] + 500)

@@ -76,6 +76,6 @@ def smallest(found: Sequence[UpperBound]) -> UpperBound:
     return replace(
         best,
         method=f"{best.method} ({', '.join(notes)})" if notes else best.method,
-        pairwise=torch.stack(pairwise).amin(0) if pairwise else None,
+        pairwise=torch.stack([one.to(pairwise[0].device) for one in pairwise]).amin(0) if pairwise else None,
         steepest=next((bound.steepest for bound in found if bound.steepest is not None), None),
     )
