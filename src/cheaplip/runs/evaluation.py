@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +16,7 @@ from torch.nn.functional import mse_loss
 from .. import processes
 from ..bounds.bracket import LipschitzBracket, lipschitz_bracket
 from ..bounds.radius import certified_accuracy, certified_radius
+from ..bounds.rounding import PRODUCTS
 from ..data.arrays import Dataset
 from ..errors import UnsupportedModuleError
 from ..inference import device_of, forward
@@ -24,9 +26,17 @@ from ..progress import activity_shown, count_shown
 from ..robustness.accuracy import RobustnessReport, evaluate_robustness
 from .config import EvaluationConfig
 
+TRAINED = "the certificate of the training, verified"
+
 
 def evaluate(
-    model: nn.Module, data: Dataset, config: EvaluationConfig, *, seed: int = 0, pairs: PairSet | None = None
+    model: nn.Module,
+    data: Dataset,
+    config: EvaluationConfig,
+    *,
+    seed: int = 0,
+    pairs: PairSet | None = None,
+    proved: float | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Accuracies (or the test loss, for regression), the Lipschitz bracket and certified accuracies.
 
@@ -36,6 +46,7 @@ def evaluate(
         config: radii, iterations and sample counts.
         seed: of noise and random starts.
         pairs: the training's X_Lip, from which the lower bound is searched too.
+        proved: an upper bound of Lip(f) that the training has proved; the bracket is never worse.
 
     Of several processes each attacks its share of the samples, and the first one alone searches the bracket.
 
@@ -56,7 +67,7 @@ def evaluate(
         del measured["settings"]
     if processes.rank() > 0:
         return measured, None
-    bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs)
+    bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs, proved=proved)
     samples = measured["samples"] | bounds["samples"]
     return {**measured, **bounds, "samples": samples}, radius
 
@@ -89,6 +100,7 @@ def bound_and_certify(
     *,
     budget: float | None = 60.0,
     pairs: PairSet | None = None,
+    proved: float | None = None,
     local: bool = False,
     telling: str | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
@@ -101,6 +113,7 @@ def bound_and_certify(
         eps: radii at which to count.
         budget: seconds after which the searches stop with what they have; local radii take what is left of them.
         pairs: the training's X_Lip, from which the lower end is searched too.
+        proved: as in `evaluate`.
         local: certify samples by balls of their own, too: as many of the first ones as there is time for.
         telling: a title for progress on standard error; None: nothing is shown.
 
@@ -116,7 +129,9 @@ def bound_and_certify(
     pairwise = bool(eps) and data.classes is not None
     limit = "" if budget is None else f", at most {budget:g} s or so"
     with activity_shown(f"{telling}: bracket{limit}") if telling else contextlib.nullcontext():
-        lipschitz, bracket = _lipschitz(model, starts, data.domain, pairs=pairs, budget=budget, pairwise=pairwise)
+        lipschitz, bracket = _lipschitz(
+            model, starts, data.domain, pairs=pairs, proved=proved, budget=budget, pairwise=pairwise
+        )
     measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": len(starts)}}
     if bracket is not None and eps:
         lipschitz["seconds"] = bracket.seconds
@@ -156,12 +171,21 @@ def _local_radii(
 
 
 def _lipschitz(
-    model: nn.Module, x: Tensor, domain: tuple[float, float], *, pairs: PairSet | None = None, **options: Any
+    model: nn.Module,
+    x: Tensor,
+    domain: tuple[float, float],
+    *,
+    pairs: PairSet | None,
+    proved: float | None,
+    **options: Any,
 ) -> tuple[dict[str, Any], LipschitzBracket | None]:
     if pairs is not None:
         steepest = difference_quotient(model, pairs.u, pairs.v).topk(min(256, len(pairs))).indices
         pairs = PairSet(pairs.u[steepest].detach(), pairs.v[steepest].detach())
     bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs, **options)
+    trained = math.inf if proved is None else proved * (1 + PRODUCTS)
+    if bracket.lower <= trained < bracket.upper:
+        bracket = replace(bracket, upper=trained, methods={**bracket.methods, "upper": TRAINED}, reason=None)
     if bracket.reason is not None:
         method = {"lower": bracket.methods["lower"], "upper": None}
         return {"lower": bracket.lower, "upper": None, "method": method, "reason": bracket.reason}, None

@@ -96,8 +96,10 @@ def _train_and_evaluate(
     telling = (
         activity_shown(f"{config.training.method}, seed {config.training.seed}: evaluation") if main and progress else None
     )
+    proved = next(row.get("upper_bound") for row in trained.history if row["epoch"] == trained.result["kept_epoch"])
     with telling or nullcontext():
-        measured, radii = evaluate(model, data, config.evaluation, seed=config.training.seed, pairs=trained.pairs)
+        seed, pairs = config.training.seed, trained.pairs
+        measured, radii = evaluate(model, data, config.evaluation, seed=seed, pairs=pairs, proved=proved)
     if not main:
         return trained.result
     about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
