@@ -337,6 +337,20 @@ def test_all_inputs_have_no_smaller_lower_end_than_those_of_a_box(seed):
     assert everywhere >= 0.999 * inside
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [9, 18, 22])
+def test_nor_than_those_of_a_wider_box(seed):
+    torch.manual_seed(seed)
+    inputs, act = (6 if seed == 9 else 12), [nn.ReLU, nn.GELU][seed % 3]
+    model = nn.Sequential(nn.Linear(inputs, 24), act(), nn.Linear(24, 24), act(), nn.Linear(24, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    x = torch.rand(20, inputs)
+    everywhere, *inside = (lower_bound(model, x, domain=box).value for box in (None, (-1.0, 1.0), (-3.0, 3.0)))
+    assert everywhere >= max(inside)
+
+
 @settings(max_examples=10)
 @given(seed=st.integers(0, 1000), ball=st.booleans())
 def test_random_steps_meet_the_exact_constant_by_regions(seed, ball):
