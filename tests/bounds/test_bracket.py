@@ -78,6 +78,7 @@ def test_lower_is_below_upper_on_random_networks(network, scale):
     pairs = perturbed_pairs(inputs, noise=scale * 1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lower_bounds, "RESTARTS", 15)
+        patch.setattr(lower_bounds, "BOXES", lower_bounds.BOXES[:1])
         patch.setattr(climbing, "ROUNDS", 5)
         lower = lower_bound(model, inputs, pairs=pairs, steps=3)
     assert all(module.training for module in model.modules())
