@@ -1,11 +1,13 @@
-"""Certified accuracy by a bound for all inputs and by a bound of each sample's own ball, on MNIST.
+"""What is certified by a bound for all inputs and by a bound of each sample's own ball.
 
-The networks of `bounds.py`, trained without a certificate. `all inputs` has multipliers searched for each pair of classes,
-`own ball` is `certified_radius(..., local=True)`; both of all 10,000 test images. `strong` is the accuracy of the first 1,000
-under 50 steps of normalised-gradient PGD. The first `--attacked` of those that are certified by balls of their own are given to
-AutoAttack at that eps: `fooled` must be 0. Needs the extra `attacks`.
+MNIST: the networks of `bounds.py`, trained without a certificate. `all inputs` has multipliers searched for each pair of
+classes, `own ball` is `certified_radius(..., local=True)`; both of all 10,000 test images. `strong` is the accuracy of the
+first 1,000 under 50 steps of normalised-gradient PGD. The first `--judged` of those that are certified by balls of their own
+are given to AutoAttack at that eps: `fooled` must be 0. Needs the extra `attacks`. With `--ordinary` the small networks of
+`networks.py` instead: medians of the radii of five test samples, and of the distances at which the strong attack fools them.
 
     python benchmarks/local_radii.py --out results/certified-locally
+    python benchmarks/local_radii.py --ordinary --out results/certified-locally/ordinary
 """
 
 from __future__ import annotations
@@ -19,13 +21,18 @@ from typing import Annotated, Any
 import torch
 import typer
 from autoattack import by_judge
-from bounds import BUDGET, EPS, KINDS, attacked, cell, trained
+from networks import ORDINARY, fitted
+from torch import Tensor, nn
 
+from bounds import BUDGET, EPS, KINDS, attacked, cell, trained
 from cheaplip import certified_radius, lipschitz_bracket
 from cheaplip.data import Dataset, load
 from cheaplip.provenance import provenance
+from cheaplip.robustness.attacks import strong_attack
 
 Kind = tuple[str, str, float | None]
+SAMPLES, SECONDS = 5, 10.0
+"""Of each ordinary network; for its bracket."""
 
 
 def certified(models: Path, data: Dataset, kind: Kind, seed: int, judged: int) -> Iterator[dict[str, Any]]:
@@ -58,16 +65,53 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder for table.json and table.md.")] = Path("results/certified-locally"),
     models: Annotated[Path, typer.Option(help="Where trained networks are kept.")] = Path("build/bounds-models"),
     seeds: int = 2,
-    attacked: Annotated[int, typer.Option(help="Certified samples for AutoAttack at each eps.")] = 500,
+    judged: Annotated[int, typer.Option(help="Certified samples for AutoAttack at each eps.")] = 500,
+    ordinary: Annotated[bool, typer.Option("--ordinary", help="The networks of networks.py instead.")] = False,
 ) -> None:
     torch.set_num_threads(1)
-    data, rows = load("mnist"), []
+    rows = []
+    for row in of_ordinary() if ordinary else of_mnist(models, seeds, judged):
+        rows.append(row)
+        write(out, rows)
+
+
+def of_mnist(models: Path, seeds: int, judged: int) -> Iterator[dict[str, Any]]:
+    data = load("mnist")
     for seed in range(seeds):
         for kind in KINDS:
             if kind[0] == "relu":
-                for row in certified(models, data, kind, seed, attacked):
-                    rows.append(row)
-                    write(out, rows)
+                yield from certified(models, data, kind, seed, judged)
+
+
+def of_ordinary() -> Iterator[dict[str, Any]]:
+    data = load("digits")
+    for name, build in ORDINARY.items():
+        model = fitted(build, data)
+        with torch.no_grad():
+            right = (model(data.test_x).argmax(1) == data.test_y).nonzero()[:SAMPLES, 0]
+        x, y = data.test_x[right], data.test_y[right]
+        bracket = lipschitz_bracket(model, x, budget=SECONDS)
+        shared = certified_radius(model, x, bracket)
+        begun = time.process_time()
+        own = certified_radius(model, x, bracket, local=True)
+        seconds = (time.process_time() - begun) / len(x)
+        beyond = torch.stack([fooling_distance(model, x[i : i + 1], y[i : i + 1]) for i in range(len(x))])
+        yield {
+            "network": name,
+            "all inputs": float(shared.median()),
+            "own ball": float(own.median()),
+            "fooled at": float(beyond.median()),
+            "largest own / fooled": float((own / beyond).max()),
+            "seconds a sample": seconds,
+        }
+
+
+def fooling_distance(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """The least of some distances, 10 % apart, at which the strong attack fools a sample."""
+    for eps in (0.02 * 1.1**k for k in range(70)):
+        if strong_attack(model, x, y, eps=eps, step=eps / 8)[1].any():
+            break
+    return torch.tensor(eps).double()
 
 
 def write(out: Path, rows: list[dict[str, Any]]) -> None:
