@@ -27,7 +27,7 @@ from cheaplip.bounds.graph import trace
 from cheaplip.bounds.multipliers.chain import make_chain
 from cheaplip.bounds.multipliers.start import gram_multipliers
 from cheaplip.bounds.upper import product_of_norms, upper_bound
-from cheaplip.data import load
+from cheaplip.data import Dataset, load
 from cheaplip.provenance import provenance
 
 DEPTHS = [(10, 60), (20, 100), (50, 40), (100, 100)]
@@ -191,19 +191,24 @@ ORDINARY: dict[str, Callable[[], nn.Module]] = {
 }
 
 
+def fitted(build: Callable[[], nn.Module], data: Dataset) -> nn.Module:
+    """One of them, trained."""
+    torch.manual_seed(0)
+    model = build()
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for _ in range(STEPS):
+        chosen = torch.randint(len(data.train_x), (64,))
+        loss = functional.cross_entropy(model(data.train_x[chosen]), data.train_y[chosen])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
 def ordinary() -> Iterator[dict[str, Any]]:
     data = load("digits")
     for name, build in ORDINARY.items():
-        torch.manual_seed(0)
-        model = build()
-        optimizer = torch.optim.Adam(model.parameters(), 2e-3)
-        for _ in range(STEPS):
-            chosen = torch.randint(len(data.train_x), (64,))
-            loss = functional.cross_entropy(model(data.train_x[chosen]), data.train_y[chosen])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        model.eval()
+        model = fitted(build, data)
         with torch.no_grad():
             right = (model(data.test_x).argmax(1) == data.test_y).double().mean()
         row: dict[str, Any] = {"network": name, "test": float(right)}

@@ -78,6 +78,7 @@ def test_lower_is_below_upper_on_random_networks(network, scale):
     pairs = perturbed_pairs(inputs, noise=scale * 1e-3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lower_bounds, "RESTARTS", 15)
+        patch.setattr(lower_bounds, "BOXES", lower_bounds.BOXES[:1])
         patch.setattr(climbing, "ROUNDS", 5)
         lower = lower_bound(model, inputs, pairs=pairs, steps=3)
     assert all(module.training for module in model.modules())
@@ -335,6 +336,20 @@ def test_all_inputs_have_no_smaller_lower_end_than_those_of_a_box(seed):
     box = (float(inputs.min()), float(inputs.max()))
     everywhere, inside = (lower_bound(model, inputs, domain=domain, steps=15).value for domain in (None, box))
     assert everywhere >= 0.999 * inside
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [9, 18, 22])
+def test_nor_than_those_of_a_wider_box(seed):
+    torch.manual_seed(seed)
+    inputs, act = (6 if seed == 9 else 12), [nn.ReLU, nn.GELU][seed % 3]
+    model = nn.Sequential(nn.Linear(inputs, 24), act(), nn.Linear(24, 24), act(), nn.Linear(24, 3))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)
+    x = torch.rand(20, inputs)
+    everywhere, *inside = (lower_bound(model, x, domain=box).value for box in (None, (-1.0, 1.0), (-3.0, 3.0)))
+    assert everywhere >= max(inside)
 
 
 @settings(max_examples=10)

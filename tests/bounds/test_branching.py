@@ -150,3 +150,6 @@ def test_wide_networks_and_other_layers_are_left_to_others():
     assert branch(serial(trace(nn.Linear(2000, 2), (2000,), (0.0, 1.0))), (0.0, 1.0)) is None
     pooled = nn.Sequential(nn.Unflatten(1, (1, 4)), nn.MaxPool1d(2), nn.Flatten())
     assert branch(serial(trace(pooled, (4,), (0.0, 1.0))), (0.0, 1.0), deadline=math.inf) is None
+    # whose steps are one contraction, as many as there are activations
+    with_norm = nn.Sequential(nn.Conv1d(1, 3, 3), nn.ReLU(), nn.MaxPool1d(2), nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(9, 2))
+    assert branch(serial(trace(with_norm, (1, 8), (0.0, 1.0))), (0.0, 1.0), deadline=math.inf) is None

@@ -13,6 +13,7 @@ from cheaplip import lipschitz_bracket
 from cheaplip.bounds.lower import lower_bound
 from cheaplip.bounds.upper import product_of_norms, upper_bound
 from cheaplip.errors import InputError, UnsupportedModuleError
+from support.searches import short_ascents
 
 
 class Net(nn.Module):
@@ -76,7 +77,8 @@ def test_a_transformer_is_refused_by_the_layers_name_and_still_has_a_lower_bound
     model = nn.Sequential(nn.Unflatten(1, (2, 4)), layer, nn.Flatten(), nn.LayerNorm(8))
     with pytest.raises(UnsupportedModuleError, match=r"products of values at '1.self_attn'.*domain="):
         upper_bound(model, (8,))
-    assert lower_bound(model, torch.randn(3, 8), steps=2).value > 0
+    with short_ascents():
+        assert lower_bound(model, torch.randn(3, 8), steps=2).value > 0
 
 
 def test_refuses_inputs_that_do_not_fit():

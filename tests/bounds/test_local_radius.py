@@ -8,6 +8,7 @@ from torch import nn
 
 from cheaplip import certified_radius, lipschitz_bracket
 from cheaplip.bounds import centred
+from cheaplip.bounds import radius as radii
 from cheaplip.bounds.layers.entrywise import Partly
 from cheaplip.bounds.layers.secants import secant_interval
 from cheaplip.errors import InputError, UnsupportedModuleError
@@ -91,10 +92,40 @@ def test_a_constant_network_has_no_boundary():
     assert certified_radius(model, torch.randn(2, 2), bracket, local=True).isinf().all()
 
 
-def test_refuses_local_radii_of_what_it_does_not_know():
+class Attending(nn.Module):
+    """Attention over tokens, a normalisation and a skip."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention, self.norm = nn.MultiheadAttention(4, 2, batch_first=True), nn.LayerNorm(4)
+
+    def forward(self, x):
+        y = self.norm(x)
+        return (x + self.attention(y, y, y, need_weights=False)[0]).mean(1)
+
+
+def pooled():
+    return nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(1, 3), nn.Flatten(), nn.Linear(12, 3))
+
+
+@pytest.mark.parametrize(("build", "shape"), [(Attending, (3, 4)), (pooled, (1, 6, 6))])
+def test_other_networks_have_balls_of_their_own_too(build, shape):
+    model, x = build().eval(), torch.randn(2, *shape)
+    y = model(x).argmax(1)
+    with short_searches(), short_ascents():
+        bracket = lipschitz_bracket(model, x, domain=(-4.0, 4.0), steps=1)
+    radius = certified_radius(model, x, bracket, local=True)
+    assert (radius > 5 * certified_radius(model, x, bracket)).all()
+    for i, eps in enumerate((radius * (1 - 1e-6)).tolist()):
+        _, fooled = normalized_pgd(model, x[i : i + 1], y[i : i + 1], eps=eps, step=eps / 4, iterations=8)
+        assert not fooled.any()
+
+
+def test_refuses_local_radii_of_wide_networks_and_other_norms(monkeypatch):
     model = nn.Sequential(nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 2))
     bracket = lipschitz_bracket(model, torch.zeros(1, 3), steps=1)
-    with pytest.raises(UnsupportedModuleError, match="local"):
+    monkeypatch.setattr(radii, "MOST", 3)
+    with pytest.raises(UnsupportedModuleError, match="at most 3 values at a time for local radii; got a Sequential with 4"):
         certified_radius(model, torch.zeros(1, 3), bracket, local=True)
     other = lipschitz_bracket(nn.Linear(3, 2), torch.zeros(1, 3), steps=1, input_norm=torch.inf)
     with pytest.raises(InputError, match="2-norm"):

@@ -133,6 +133,11 @@ def test_the_command_bound_writes_bracket_and_certified_accuracy(run_copy):
     assert [int(sample["label"]) for sample in samples] == load("digits").test_y.tolist()
     beyond = sum(float(sample["radius"]) > 0.01 for sample in samples)
     assert beyond == round(result["certified"][0]["certified_accuracy"] * len(samples))
+    larger = [float(sample["local_radius"]) for sample in samples if sample["local_radius"]]
+    assert len(larger) == result["samples"]["certified_locally"] == result["certified_locally"][0]["n"]
+    assert all(larger[i] >= float(samples[i]["radius"]) - 1e-8 for i in range(len(larger)))
+    assert result["certified_locally"][0]["certified_accuracy"] == sum(r > 0.01 for r in larger) / len(larger)
+    assert json.loads(done.stdout)["certified_locally"] == result["certified_locally"]
     assert json.loads(done.stdout)["certified"] == result["certified"]
     assert isinstance(CliRunner().invoke(app, ["bound", str(run_copy), "--eps", "-1"]).exception, InputError)
     assert CliRunner().invoke(app, ["bound", str(run_copy), "--eps", "x"]).exit_code == 2

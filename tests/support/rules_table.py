@@ -71,7 +71,7 @@ def functions() -> list[str]:
     """Functions and methods by name."""
     kinds = {
         "The same as a layer": [*MODULES],
-        "Linear without negative coefficients, by Schur's test": rules.LINEAR,
+        "Linear without negative coefficients, by Schur's test (bicubic: by the norms of two matrices)": rules.LINEAR,
         "The same entries in another shape, or of another type": [*rules.RESHAPES, *rules.CASTS, *rules.DROPOUTS],
         "Sorting and the largest along an axis or of two values, constant 1": [*ORDERING],
         "Sums, concatenations, and products (of two values: on a domain)": [*COMBINING],

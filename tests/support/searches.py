@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cheaplip.bounds import branching, climbing
+from cheaplip.bounds import branching, climbing, lower
 from cheaplip.bounds.multipliers import bound
 from cheaplip.bounds.multipliers.search import search_multipliers
 from cheaplip.pairs import ascent
@@ -39,4 +39,5 @@ def short_ascents(most: int = 3) -> Iterator[None]:
         patch.setattr(ascent, "climb", shorter)
         patch.setattr(climbing, "ROUNDS", most)
         patch.setattr(climbing, "POINTS", 10 * most)
+        patch.setattr(lower, "BOXES", lower.BOXES[:1])
         yield

@@ -25,6 +25,7 @@ from .layers.layer import Layer
 from .multipliers.certificate import Chain, proved_bound
 from .multipliers.chain import make_chain
 from .multipliers.search import search_multipliers
+from .serial import steps_of
 from .zonotope import is_empty, propagate
 
 TOLERANCE = 0.01
@@ -66,7 +67,9 @@ def branch(layers: Sequence[Layer], domain: Domain, *, deadline: float = math.in
     shape = layers[0].shape
     wide = sum(math.prod(layer.out) for layer in layers)
     low, high = box_of(domain, shape)
-    if wide > ROWS or not (low < high).all() or not pays(low) or not (root := _bounded(layers, None, deadline)):
+    if wide > ROWS or not (low < high).all() or not pays(low) or steps_of(layers) is None:
+        return None
+    if not (root := _bounded(layers, None, deadline)):
         return None
     f = nn.Sequential(*(exact_copy(layer.module).cpu() for layer in layers))
     # not at the centre itself: there may be kinks, where no derivative is

@@ -11,7 +11,7 @@ by the Gram matrix G that arrives at this activation. So each layer narrows the 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -97,7 +97,16 @@ def _distances(network: DenseNetwork, x: Tensor, constants: Tensor, margins: Ten
         found = [_constants(chain, network.acts, values, radius, best, powers) for powers in POWERS]
         return (margins / torch.minimum(torch.stack(found).amin(0), constants)).nan_to_num(0.0, math.inf).amin(1)
 
-    low = (margins / constants).nan_to_num(0.0, math.inf).amin(1)
+    return largest_radius(reached, (margins / constants).nan_to_num(0.0, math.inf).amin(1))
+
+
+def largest_radius(reached: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
+    """About the largest r with reached(r) >= r for each sample, `(samples,)`; what it returns is proved.
+
+    Args:
+        reached: for a radius of each sample the distance that the ball of this radius proves, as far as it is within.
+        low: a distance that is proved.
+    """
     high = torch.maximum(reached(torch.zeros_like(low)), low)
     high = torch.where(high.isfinite(), high, low)
     for i in range(ROUNDS):

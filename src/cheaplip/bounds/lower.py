@@ -24,6 +24,8 @@ from .jacobian import JACOBIAN_NORMS, LowerBound, check_finite, jacobian_lower_b
 
 RESTARTS, RESTARTS_INSIDE = 150, 16
 """Random pairs beside those from inputs: without a domain, and in one, where inputs have measured as good starts."""
+BOXES = ((1, 1 / 3), (5, 1 / 6))
+"""Searched first where there is no domain: widths in units of what the inputs span, and shares of the time."""
 FINALISTS = 8
 """Pairs that take the most ascent steps."""
 ROUGH_SEPARATION = 1e-2
@@ -73,9 +75,11 @@ def lower_bound(
     u = x.clamp(low, high)
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     candidates = []
-    if domain is None and bool(low < high):  # never below the bound on the box that the inputs span
-        box, part = (float(low), float(high)), None if budget is None else budget / 3
-        candidates.append(lower_bound(model, inputs, domain=box, pairs=pairs, steps=steps, budget=part, **norms))
+    if domain is None and bool(low < high):  # never below the bound on the box that the inputs span, rarely on a wider one
+        for wider, share in BOXES if pays(x) else BOXES[:1]:
+            reach, part = (wider - 1) / 2 * (high - low), None if budget is None else share * budget
+            box = float(low - reach), float(high + reach)
+            candidates.append(lower_bound(model, inputs, domain=box, pairs=pairs, steps=steps, budget=part, **norms))
     generator = torch.Generator().manual_seed(0)
     # each entry moves towards the far end of the range, so that no start pair vanishes in the box
     width = (high - low).clamp(min=1e-3) if domain is None else high - low

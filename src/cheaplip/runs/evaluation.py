@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,16 +16,27 @@ from torch.nn.functional import mse_loss
 from .. import processes
 from ..bounds.bracket import LipschitzBracket, lipschitz_bracket
 from ..bounds.radius import certified_accuracy, certified_radius
+from ..bounds.rounding import PRODUCTS
 from ..data.arrays import Dataset
+from ..errors import UnsupportedModuleError
 from ..inference import device_of, forward
 from ..pairs.quotient import difference_quotient
 from ..pairs.sets import PairSet
+from ..progress import activity_shown, count_shown
 from ..robustness.accuracy import RobustnessReport, evaluate_robustness
 from .config import EvaluationConfig
 
+TRAINED = "the certificate of the training, verified"
+
 
 def evaluate(
-    model: nn.Module, data: Dataset, config: EvaluationConfig, *, seed: int = 0, pairs: PairSet | None = None
+    model: nn.Module,
+    data: Dataset,
+    config: EvaluationConfig,
+    *,
+    seed: int = 0,
+    pairs: PairSet | None = None,
+    proved: float | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Accuracies (or the test loss, for regression), the Lipschitz bracket and certified accuracies.
 
@@ -32,6 +46,7 @@ def evaluate(
         config: radii, iterations and sample counts.
         seed: of noise and random starts.
         pairs: the training's X_Lip, from which the lower bound is searched too.
+        proved: an upper bound of Lip(f) that the training has proved; the bracket is never worse.
 
     Of several processes each attacks its share of the samples, and the first one alone searches the bracket.
 
@@ -52,7 +67,7 @@ def evaluate(
         del measured["settings"]
     if processes.rank() > 0:
         return measured, None
-    bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs)
+    bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs, proved=proved)
     samples = measured["samples"] | bounds["samples"]
     return {**measured, **bounds, "samples": samples}, radius
 
@@ -85,18 +100,38 @@ def bound_and_certify(
     *,
     budget: float | None = 60.0,
     pairs: PairSet | None = None,
+    proved: float | None = None,
+    local: bool = False,
+    telling: str | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
     """The bracket and, for a classifier with an upper end, the certified accuracy at each eps, if there are any.
 
+    Args:
+        model: the trained network.
+        data: its data set; the test part is measured.
+        config: how many samples the search for the lower end starts from.
+        eps: radii at which to count.
+        budget: seconds after which the searches stop with what they have; local radii take what is left of them.
+        pairs: the training's X_Lip, from which the lower end is searched too.
+        proved: as in `evaluate`.
+        local: certify samples by balls of their own, too: as many of the first ones as there is time for.
+        telling: a title for progress on standard error; None: nothing is shown.
+
     Returns:
         What `result.json` has of it, and the radius within which each test sample is certified, `(n,)`: 0 where it is not
-        classified right, None without a certificate.
+        classified right, None without a certificate. With local radii `(n, 2)`, where these come second, nan where none was
+        searched.
     """
+    begun = time.monotonic()
     device = device_of(model)
     x, y = data.test_x.to(device), data.test_y.to(device)
     starts = x[: config.lipschitz_samples]
     pairwise = bool(eps) and data.classes is not None
-    lipschitz, bracket = _lipschitz(model, starts, data.domain, pairs=pairs, budget=budget, pairwise=pairwise)
+    limit = "" if budget is None else f", at most {budget:g} s or so"
+    with activity_shown(f"{telling}: bracket{limit}") if telling else contextlib.nullcontext():
+        lipschitz, bracket = _lipschitz(
+            model, starts, data.domain, pairs=pairs, proved=proved, budget=budget, pairwise=pairwise
+        )
     measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": len(starts)}}
     if bracket is not None and eps:
         lipschitz["seconds"] = bracket.seconds
@@ -105,16 +140,52 @@ def bound_and_certify(
     radius = certified_radius(model, x, bracket, labels=y)
     measured["certified"] = certified_accuracy(radius, eps)
     measured["samples"]["certified"] = len(x)
-    return measured, radius.cpu()
+    left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
+    found = _local_radii(model, x, y, bracket, left, telling) if local else None
+    if found is None:
+        return measured, radius.cpu()
+    measured["certified_locally"] = certified_accuracy(found, eps)
+    measured["samples"]["certified_locally"] = len(found)
+    beyond = found.new_full((len(x) - len(found),), torch.nan)
+    return measured, torch.stack([radius, torch.cat([found, beyond])], 1).cpu()
+
+
+def _local_radii(
+    model: nn.Module, x: Tensor, y: Tensor, bracket: LipschitzBracket, seconds: float | None, telling: str | None
+) -> Tensor | None:
+    """Of the first samples, `(m,)`, as many as there is time for; None of a network that has none."""
+    begun, found, size = time.monotonic(), x.new_zeros(0).double(), 1
+    with count_shown(f"{telling}: local radii", len(x)) if telling else contextlib.nullcontext() as show:
+        while len(found) < len(x) and (not len(found) or seconds is None or time.monotonic() - begun < seconds):
+            some, last = slice(len(found), len(found) + size), time.monotonic()
+            try:
+                more = certified_radius(model, x[some], bracket, labels=y[some], local=True)
+            except UnsupportedModuleError:
+                return None
+            found = torch.cat([found, more])
+            if show is not None:
+                show(len(found))
+            if time.monotonic() - last < 1:  # a look at the clock every second or two
+                size *= 2
+    return found
 
 
 def _lipschitz(
-    model: nn.Module, x: Tensor, domain: tuple[float, float], *, pairs: PairSet | None = None, **options: Any
+    model: nn.Module,
+    x: Tensor,
+    domain: tuple[float, float],
+    *,
+    pairs: PairSet | None,
+    proved: float | None,
+    **options: Any,
 ) -> tuple[dict[str, Any], LipschitzBracket | None]:
     if pairs is not None:
         steepest = difference_quotient(model, pairs.u, pairs.v).topk(min(256, len(pairs))).indices
         pairs = PairSet(pairs.u[steepest].detach(), pairs.v[steepest].detach())
     bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs, **options)
+    trained = math.inf if proved is None else proved * (1 + PRODUCTS)
+    if bracket.lower <= trained < bracket.upper:
+        bracket = replace(bracket, upper=trained, methods={**bracket.methods, "upper": TRAINED}, reason=None)
     if bracket.reason is not None:
         method = {"lower": bracket.methods["lower"], "upper": None}
         return {"lower": bracket.lower, "upper": None, "method": method, "reason": bracket.reason}, None

@@ -96,8 +96,10 @@ def _train_and_evaluate(
     telling = (
         activity_shown(f"{config.training.method}, seed {config.training.seed}: evaluation") if main and progress else None
     )
+    proved = next(row.get("upper_bound") for row in trained.history if row["epoch"] == trained.result["kept_epoch"])
     with telling or nullcontext():
-        measured, radii = evaluate(model, data, config.evaluation, seed=config.training.seed, pairs=trained.pairs)
+        seed, pairs = config.training.seed, trained.pairs
+        measured, radii = evaluate(model, data, config.evaluation, seed=seed, pairs=pairs, proved=proved)
     if not main:
         return trained.result
     about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
@@ -143,7 +145,8 @@ def bound_run(
     """Bracket the network of a finished run and certify its test part.
 
     Its `result.json` is written anew, and for a classifier `radii.csv`: index, label and certified radius of each test
-    sample, 0 where it is not classified right.
+    sample, 0 where it is not classified right; for dense networks also the radius that a ball of its own proves, for as many
+    samples as there is time for.
 
     Raises:
         InputError: a folder that holds no finished run, an eps or a budget <= 0, a network that is code without `trust_model`.
@@ -155,8 +158,8 @@ def bound_run(
     require_trusted(config.model, folder, trust_model)
     with claimed(folder):
         result, data, model = finished(folder, config, data_dir)
-        with activity_shown(f"{folder}: bracket and certificate") if progress else nullcontext():
-            measured, radii = bound_and_certify(model, data, config.evaluation, eps, budget=budget)
+        title = str(folder) if progress else None
+        measured, radii = bound_and_certify(model, data, config.evaluation, eps, budget=budget, local=True, telling=title)
         result = _write_result(folder, data, _merge(result, measured), radii)
     if result["lipschitz"]["upper"] is None:
         do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."
@@ -167,8 +170,13 @@ def bound_run(
 def _write_result(folder: Path, data: Dataset, result: Json, radii: Tensor | None) -> Json:
     """Write the result and what belongs to it: it names the radii that its certified accuracies count, or there are none."""
     if radii is not None:
-        lines = [f"{i},{y},{r:.9g}" for i, (y, r) in enumerate(zip(data.test_y.tolist(), radii.tolist(), strict=True))]
-        result["radii_sha256"] = write_text(folder / RADII, "\n".join(["index,label,radius", *lines, ""]))
+        if radii.dim() == 1:
+            result.pop("certified_locally", None)
+            result["samples"].pop("certified_locally", None)
+        columns = "index,label,radius" + ",local_radius" * (radii.dim() - 1)
+        rows = zip(data.test_y.tolist(), radii.reshape(len(radii), -1).tolist(), strict=True)
+        lines = [f"{i},{y},{','.join('' if r != r else f'{r:.9g}' for r in row)}" for i, (y, row) in enumerate(rows)]
+        result["radii_sha256"] = write_text(folder / RADII, "\n".join([columns, *lines, ""]))
     write_json(folder / RESULT, result)
     if "radii_sha256" not in result:
         (folder / RADII).unlink(missing_ok=True)

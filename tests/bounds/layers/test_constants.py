@@ -161,7 +161,6 @@ class Residual(nn.Sequential):
         (nn.BatchNorm2d(1, track_running_stats=False), "running statistics"),
         (nn.InstanceNorm2d(1, track_running_stats=True), "running statistics"),
         (nn.Threshold(1.0, 0.0), "Threshold"),
-        (nn.Upsample(scale_factor=2, mode="bicubic"), "bicubic"),
         (nn.MaxPool2d(2, return_indices=True), "return_indices=False"),
         (nn.Softplus(threshold=1), "threshold >= 20"),
     ],

@@ -100,7 +100,16 @@ def test_constants_that_are_known(name):
         assert bound >= lower_bound(model, torch.randn(5, *shape)).value * (1 - 1e-6)
 
 
+@pytest.mark.parametrize("options", [{"size": (7, 3)}, {"scale_factor": 1.5}, {"size": (2, 9), "antialias": True}])
+def test_bicubic_interpolation_has_the_norm_of_its_matrix(options):
+    model = Net(lambda net, x: functional.interpolate(x, mode="bicubic", **options))
+    images = torch.eye(20).double().reshape(20, 1, 4, 5)
+    exact = torch.linalg.matrix_norm(model(images).flatten(1), 2).item()
+    assert upper_bound(model, (3, 4, 5)).value == pytest.approx(exact, rel=1e-9)
+
+
 LAYERS = {
+    "bicubic": (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=2, mode="bicubic"), nn.ReLU()), (1, 4, 4)),
     "circular convolution": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 6, 6)),
     "reflecting convolution": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect"), (2, 6, 6)),
     "replicating convolution": (nn.Conv1d(2, 3, 3, 2, padding=2, padding_mode="replicate"), (2, 9)),
@@ -229,7 +238,6 @@ REFUSED = {
     "a mask of values": (lambda net, x: x * (x > 0), "gt"),
     "a view that changes": (later_in_place, "changed in place"),
     "unknown origin": (lambda net, x: x + torch.from_numpy(np.ones(4, dtype=np.float32)), "unknown origin"),
-    "bicubic": (lambda net, x: functional.interpolate(x[:, None, None], scale_factor=2.0, mode="bicubic"), "bicubic"),
     "samples in turn": (lambda net, x: x + torch.arange(len(x))[:, None], "differs between samples"),
     "flipped samples": (lambda net, x: x.flip(0), "mixes or moves"),
     "sorted samples": (lambda net, x: x.sort(0).values, "stay apart"),
@@ -252,3 +260,18 @@ def test_what_cannot_be_told_from_one_run_is_refused(name):
     model = function if isinstance(function, nn.Module) else Net(function, layer=nn.Linear(4, 4))
     with pytest.raises(InputError, match=match):
         upper_bound(model, (4,))
+
+
+@pytest.mark.parametrize(
+    ("function", "match"),
+    [
+        (lambda net, x: net.layer(x.transpose(0, 1))[0][-1], "mixes or moves.*with batch_first=True"),
+        (lambda net, x: net.layer(x)[0].flatten(1), "second axis.*with batch_first=True"),
+        (lambda net, x: net.first(x, x.new_zeros(1, len(x), 3))[0], "Leave the states away"),
+        (lambda net, x: net.attention(x, x, x)[0], "second axis.*with batch_first=True"),
+    ],
+)
+def test_sequences_in_another_layout_are_told_what_to_do(function, match):
+    layers = {"layer": nn.GRU(4, 3), "first": nn.RNN(4, 3, batch_first=True), "attention": nn.MultiheadAttention(4, 2)}
+    with pytest.raises(UnsupportedModuleError, match=match):
+        upper_bound(Net(function, **layers), (5, 4))

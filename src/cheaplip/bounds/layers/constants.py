@@ -76,8 +76,13 @@ def local_norm(module: nn.Module, shape: Shape, region: Region) -> float:
 
 
 def rule_type(module: nn.Module) -> type | None:
-    """The type whose rule this very layer takes: its own, or the one it is derived from without another `forward`."""
+    """The type whose rule this very layer takes: its own, or the one it is derived from without another `forward`.
+
+    None for what is traced to the functions that it calls, such as bicubic interpolation, which has negative coefficients.
+    """
     kind = type(module)
+    if isinstance(module, nn.Upsample) and module.mode == "bicubic":
+        return None
     known = next((base for base in kind.__mro__ if base in layer_norm.registry or base in derivative.registry), object)
     if known is object or kind.forward is not getattr(known, "forward"):  # noqa: B009
         return None
@@ -118,9 +123,6 @@ def _(module: BatchNorm, shape: Shape) -> float:
 @layer_norm.register
 def _(module: Positive, shape: Shape) -> float:
     """The root of the largest row sum times the largest column sum (Schur's test)."""
-    if isinstance(module, nn.Upsample) and module.mode == "bicubic":
-        do = "Interpolate with another mode, or register a rule for this layer."
-        raise UnsupportedModuleError("interpolation without negative coefficients", str(module), do)
     return schur(module, shape) * NEXT
 
 

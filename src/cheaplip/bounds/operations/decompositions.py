@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ...errors import UnsupportedModuleError
+from .recorder import SAMPLES_FIRST
 
 DO = "Write it out, or use the lower bound alone."
 
@@ -56,9 +57,11 @@ def _multi_head_attention(
     average_attn_weights: bool = True,
     is_causal: bool = False,
 ) -> tuple[Tensor, None]:
-    if not module.batch_first or module.bias_k is not None or module.add_zero_attn or key_padding_mask is not None:
-        got = "another layout, extra keys or a mask of padding"
-        raise UnsupportedModuleError("plain attention with batch_first=True", got, DO)
+    if not module.batch_first:
+        got = "attention with the samples in the second axis"
+        raise UnsupportedModuleError("attention with batch_first=True", got, SAMPLES_FIRST)
+    if module.bias_k is not None or module.add_zero_attn or key_padding_mask is not None:
+        raise UnsupportedModuleError("plain attention", "attention with extra keys or a mask of padding", DO)
     if module.in_proj_weight is None:
         weights: Sequence[Any] = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
     else:
@@ -75,9 +78,12 @@ def _multi_head_attention(
 
 def _recurrent(module: nn.RNNBase, x: Tensor, states: Any = None) -> tuple[Tensor, list[Tensor]]:
     """The outputs, and the last states of each layer and direction: h of all, then c of all."""
-    if states is not None or not module.batch_first:
-        got = f"{type(module).__name__} with states or another layout"
-        raise UnsupportedModuleError("a recurrent layer with batch_first=True that starts at 0", got, DO)
+    if not module.batch_first:
+        got = f"{type(module).__name__} of sequences with the samples in the second axis"
+        raise UnsupportedModuleError("a recurrent layer with batch_first=True", got, SAMPLES_FIRST)
+    if states is not None:
+        do = "Leave the states away: without them it starts at 0."
+        raise UnsupportedModuleError("a recurrent layer that starts at 0", f"{type(module).__name__} with states", do)
     cell, kinds = CELLS[module.mode]
     last: list[list[Tensor]] = [[] for _ in range(kinds)]
     for layer in range(module.num_layers):

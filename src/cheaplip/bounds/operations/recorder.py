@@ -28,6 +28,11 @@ class Stacked:
     values: tuple[Value, ...]
 
 
+SAMPLES_FIRST = (
+    "Keep samples in the first axis. Recurrent layers and attention do so with batch_first=True, which needs no other weights."
+)
+
+
 class Recorder(ABC):
     """The recording of one forward pass."""
 
@@ -79,7 +84,7 @@ class Recorder(ABC):
     ) -> Value:
         """The value of a function that is linear without negative coefficients; it may mix no samples."""
         if not keeps_samples_apart(function, value.shape):
-            self.refuse("samples that stay apart", "a function that mixes or moves them")
+            self.refuse("samples that stay apart", "a function that mixes or moves them", SAMPLES_FIRST)
         zeros = torch.zeros(2, *value.shape, dtype=torch.float64)
         return self.layer(Nonnegative(function, channelwise=channelwise, piece=piece), value, tuple(function(zeros).shape[1:]))
 

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..network import Value
+from .bicubic import interpolated
 from .call import Call, name_of
 from .combining import COMBINING
 from .decompositions import DECOMPOSITIONS
@@ -85,7 +86,7 @@ def _linear(call: Call) -> Value | list[Value]:
     if chosen or (call.name in ("gather", "take_along_dim") and own):
         call.recorder.refuse("samples that are treated alike", f"{call.name} by an index of each sample")
     if call.name == "interpolate" and call.argument(3, "mode") == "bicubic":
-        call.recorder.refuse("interpolation without negative coefficients", "bicubic")
+        return interpolated(call)
     rest = [one.cpu() if isinstance(one, Tensor) else one for one in call.args[1:]]
     named = {key: one.cpu() if isinstance(one, Tensor) else one for key, one in call.kwargs.items() if key != "dtype"}
 
