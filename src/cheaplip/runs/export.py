@@ -12,7 +12,7 @@ from .configure import read_config
 from .execute import finished
 
 ABOUT = ("method", "seed", "data", "data_checksum", "model", "weights_sha256", "test_accuracy", "test_loss")
-PROVED = ("lipschitz", "certified", "samples")
+PROVED = ("lipschitz", "certified", "certified_locally", "samples")
 
 
 def export_run(folder: Path, out: Path, *, data_dir: Path | None = None, trust_model: bool = False) -> Json:
