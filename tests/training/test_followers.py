@@ -62,6 +62,19 @@ def test_a_tracker_has_every_record_and_the_settings():
     assert memory.finished
 
 
+def test_a_resumed_run_logs_each_epoch_once(tmp_path):
+    first, second = Memory(), Memory()
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), (X, Y), out=tmp_path, loggers=[first], after_epoch=interrupted, **OPTIONS)
+    fit(network(), (X, Y), out=tmp_path, resume=True, loggers=[second], **OPTIONS)
+    assert [*first.rows, *second.rows] == [1, 2, 3, 4]
+
+
+def interrupted(row, model):
+    if row["epoch"] == 2:
+        raise KeyboardInterrupt
+
+
 def test_a_tracker_is_finished_whatever_happens():
     memory = Memory()
 
