@@ -10,7 +10,7 @@ from functools import partial
 import pytest
 
 from cheaplip.training import checkpoint
-from support.commands import TRAIN
+from support.commands import SETTINGS, TRAIN
 
 
 def test_divergence_is_exit_code_1(call, tmp_path):
@@ -53,8 +53,9 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(call, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
     (tmp_path / "nets.py").write_text(WAITING)
     (tmp_path / "wait").touch()
+    (tmp_path / "quick.json").write_text(json.dumps(SETTINGS))
     command = [sys.executable, "-m", "cheaplip", "train", "--out", "my run", "--data", "digits", "--model", "nets:network"]
-    command += ["--epochs", "3", "--method", "standard", "--attack-samples", "20"]
+    command += ["--epochs", "3", "--method", "standard", "--attack-samples", "20", "--config", "quick.json"]
     # a shell's background job, such as this suite may be, ignores interrupts, and so would its children
     listening = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(
