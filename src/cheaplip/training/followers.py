@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,7 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from torch import nn
 
 from .. import processes
-from ..errors import InputError, require_known
+from ..errors import InputError, TrackerWarning, one_line, require_known
 
 Row = Mapping[str, Any]
 AfterEpoch = Callable[[Row, nn.Module], bool | None]
@@ -45,26 +46,44 @@ def ends_after(after_epoch: AfterEpoch | None, row: Row, model: nn.Module) -> bo
 
 @contextmanager
 def logging_to(loggers: Sequence[Logger], settings: Mapping[str, Any], out: Path | None) -> Iterator[Callable[[Row], None]]:
-    """Yields a function that gives an epoch's record to the trackers."""
+    """Yields a function that gives an epoch's record to the trackers.
+
+    Raises:
+        InputError: a tracker that does not start.
+
+    Warns:
+        TrackerWarning: one that fails later, such as when its server is gone; it is told no more.
+    """
     trackers = _started(loggers, settings, out) if loggers else []
+
+    def each(act: Callable[[GeneralTracker], object]) -> None:
+        for tracker in list(trackers):
+            try:
+                act(tracker)
+            except Exception as error:  # of whatever kind: no network ends a training
+                trackers.remove(tracker)
+                said = f"{tracker.name} failed, and gets no more records: {type(error).__name__}: {one_line(error)}"
+                warnings.warn(said, TrackerWarning, stacklevel=4)
 
     def log(row: Row) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, (int, float))}
-        for tracker in trackers:
-            tracker.log(values, step=row["epoch"])
+        each(lambda tracker: tracker.log(values, step=row["epoch"]))
 
     try:
         yield log
     finally:
-        for tracker in trackers:
-            tracker.finish()
+        each(lambda tracker: tracker.finish())
 
 
 def _started(loggers: Sequence[Logger], settings: Mapping[str, Any], out: Path | None) -> list[GeneralTracker]:
     """Trackers that know the settings; they act on the main process alone."""
     cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, log_with=list(loggers), project_dir=None if out is None else str(out))
-    accelerator.init_trackers(PROJECT, {name: _plain(value) for name, value in settings.items()})
+    try:
+        accelerator.init_trackers(PROJECT, {name: _plain(value) for name, value in settings.items()})
+    except Exception as error:  # of whatever kind: it is the tracker's
+        do = "See what it asks for, or train without it."
+        raise InputError("trackers that start", f"{type(error).__name__}: {one_line(error)}", do) from error
     found: list[GeneralTracker] = accelerator.trackers
     return found
 
