@@ -157,16 +157,16 @@ class Job:
 
 def test_a_cluster_without_workers_is_waited_for_once(monkeypatch):
     monkeypatch.setattr(grid, "LOOK", 0.01)
-    cluster = Cluster({}, {"a": 1}, *[{}] * 6)
+    cluster = Cluster({}, {"a": 1}, *[{}] * grid.PATIENCE)
     jobs = {"a": Job(done=False), "b": Job(done=True), "c": Job(done=False)}
-    alone = "no worker of dask for 0.06 seconds"
+    alone = "no worker of dask for 0.3 seconds"
     assert grid._answers(cluster, jobs, 2) == {"a": alone, "b": None, "c": alone}
     assert cluster.seen == []
-    assert cluster.asked == [2] * 8
+    assert cluster.asked == [2] * (2 + grid.PATIENCE)
 
 
 def test_a_cluster_of_others_is_not_told_its_size(monkeypatch):
     monkeypatch.setattr(grid, "LOOK", 0.01)
-    cluster = Cluster(*[{}] * 6)
-    assert grid._answers(cluster, {"a": Job(done=False)}, None) == {"a": "no worker of dask for 0.06 seconds"}
+    cluster = Cluster(*[{}] * grid.PATIENCE)
+    assert grid._answers(cluster, {"a": Job(done=False)}, None) == {"a": "no worker of dask for 0.3 seconds"}
     assert cluster.asked == []

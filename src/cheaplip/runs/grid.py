@@ -28,7 +28,7 @@ from .execute import execute_run
 from .workers import carry_out
 
 BACKENDS = ("local", "dask")
-LOOK, PATIENCE = 10.0, 6
+LOOK, PATIENCE = 10.0, 30
 """Seconds between two looks at the workers of a cluster, and looks at none before it is given up."""
 
 
