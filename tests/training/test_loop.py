@@ -158,7 +158,7 @@ def test_redraw_draws_the_pairs_afresh_every_epoch(monkeypatch):
     assert (kept.v - drawn.v).abs().max() > 0.01  # ... with other noise
 
 
-@pytest.mark.parametrize("start", [1e-5, 1e3])
+@pytest.mark.parametrize("start", [1e-5, pytest.param(1e3, marks=pytest.mark.slow)])
 def test_a_weight_far_off_finds_its_way(start):
     data = load("digits")
     torch.manual_seed(0)
