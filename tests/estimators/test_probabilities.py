@@ -6,11 +6,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_sample_weight
-from support.estimators import quick, two_classes
 
 from cheaplip.sklearn import CLIPClassifier, CLIPRegressor
 from cheaplip.sklearn.calibration import temperature_of
 from cheaplip.training.batches import split
+from support.estimators import quick, two_classes
 
 pytestmark = pytest.mark.usefixtures("quick_bounds")
 

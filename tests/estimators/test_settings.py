@@ -10,10 +10,10 @@ from sklearn.base import clone
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from support.estimators import quick, two_classes
 from torch import nn
 
 from cheaplip.errors import InputError, ScaleWarning
+from support.estimators import quick, two_classes
 
 pytestmark = pytest.mark.usefixtures("quick_bounds")
 

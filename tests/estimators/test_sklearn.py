@@ -8,10 +8,10 @@ from sklearn.datasets import load_diabetes, load_iris
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from support.estimators import quick
 
 from cheaplip import evaluate_robustness, lipschitz_bracket
 from cheaplip.sklearn import CLIPClassifier, CLIPRegressor
+from support.estimators import quick
 
 pytestmark = pytest.mark.usefixtures("quick_bounds")
 

@@ -11,7 +11,8 @@ NAMES = {f"{method}-{seed}" for method in ("standard", "weight", "clip") for see
 def test_three_methods_their_seeds_and_the_page(tmp_path, monkeypatch):
     assert demo.SEEDS == 3
     monkeypatch.setattr(demo, "SEEDS", 2)
-    quick = {"epochs": 2, "warmup": 1, "hidden": (8,), "attack_samples": 20, "curve_samples": 10, "iterations": 2, "curve": (0.4,)}
+    quick = {"epochs": 2, "warmup": 1, "hidden": (8,), "attack_samples": 20, "iterations": 2}
+    quick |= {"curve_samples": 10, "curve": (0.4,)}
     monkeypatch.setattr(demo, "SETTINGS", demo.SETTINGS | quick | {"target": 0.2, "initial_weight": 0.01})
     runs = demo.run_demo(tmp_path)
     assert {run.folder.name for run in runs} == NAMES
