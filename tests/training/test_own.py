@@ -130,6 +130,7 @@ def test_resumed_is_uninterrupted(tmp_path, schedule):
         ({"optimizer": lambda parameters: None}, "a function that returns a torch.optim.Optimizer; got NoneType"),
         ({"optimizer": sgd(dense().parameters())}, "parameters of this model"),
         ({"optimizer": torch.optim.LBFGS}, "dense gradients; got LBFGS"),
+        ({"optimizer": torch.optim.SparseAdam}, "dense gradients; got SparseAdam"),
         ({"optimizer": sgd, "lr": 0.3}, "or its settings; got lr beside it"),
         ({"schedule": lambda optimizer, steps: None}, "returns an LRScheduler of that optimizer"),
         ({"schedule": lambda optimizer, steps: ReduceLROnPlateau(optimizer)}, "needs no value; got ReduceLROnPlateau"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -74,8 +75,10 @@ def own_optimizer(model: nn.Module, brought: Optimizer | MakeOptimizer) -> Optim
     if not isinstance(optimizer, Optimizer):
         do = "Give a function such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
         raise InputError("a function that returns a torch.optim.Optimizer", type(optimizer).__name__, do)
-    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
-        do = "LBFGS calls the loss itself, SparseAdam takes sparse gradients alone."
+    taken = inspect.signature(optimizer.step).parameters.values()
+    asked = [one for one in taken if one.default is one.empty and one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    if asked or isinstance(optimizer, torch.optim.SparseAdam):
+        do = "Choose one that neither calls the loss itself, as LBFGS does, nor needs sparse gradients."
         raise InputError("an optimizer that takes a step from dense gradients", type(optimizer).__name__, do)
     known = {id(parameter) for parameter in model.parameters()}
     if not all(id(parameter) in known for group in optimizer.param_groups for parameter in group["params"]):
