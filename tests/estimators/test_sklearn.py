@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("quick_bounds")
 
 @pytest.mark.filterwarnings("ignore::cheaplip.errors.ScaleWarning")  # their data have features in the hundreds
 @parametrize_with_checks(
-    [CLIPClassifier(epochs=5, hidden=(8,)), CLIPRegressor(epochs=8, hidden=(8,))],
+    [CLIPClassifier(epochs=3, hidden=(8,)), CLIPRegressor(epochs=6, hidden=(8,))],
     # a repeated sample may fall into another batch and another part than the first
     expected_failed_checks=lambda _: dict.fromkeys(["check_sample_weight_equivalence_on_dense_data"], "batches are random"),
 )
