@@ -61,13 +61,13 @@ def test_ctrl_c_leaves_a_run_that_can_be_resumed(call, tmp_path, monkeypatch):
     with subprocess.Popen(
         command, preexec_fn=listening, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not (tmp_path / "my run/metrics.jsonl").exists():
             assert process.poll() is None, process.stderr.read()
             assert time.monotonic() < deadline
             time.sleep(0.01)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
     assert (process.returncode, out) == (130, "")
     assert err.splitlines()[-1] == "Interrupted. Continue with: cheaplip train --resume --out 'my run' --model nets:network"
     assert "Traceback" not in err
