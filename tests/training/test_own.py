@@ -131,6 +131,8 @@ def test_resumed_is_uninterrupted(tmp_path, schedule):
         ({"optimizer": sgd(dense().parameters())}, "parameters of this model"),
         ({"optimizer": torch.optim.LBFGS}, "dense gradients; got LBFGS"),
         ({"optimizer": torch.optim.SparseAdam}, "dense gradients; got SparseAdam"),
+        ({"optimizer": lambda: sgd}, "a function of the parameters; got TypeError"),
+        ({"schedule": lambda optimizer: None}, "the optimizer and the number of its steps; got TypeError"),
         ({"optimizer": sgd, "lr": 0.3}, "or its settings; got lr beside it"),
         ({"schedule": lambda optimizer, steps: None}, "returns an LRScheduler of that optimizer"),
         ({"schedule": lambda optimizer, steps: ReduceLROnPlateau(optimizer)}, "needs no value; got ReduceLROnPlateau"),

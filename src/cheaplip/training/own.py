@@ -51,15 +51,17 @@ def _name(what: Any) -> str:
     return str(getattr(what, "__qualname__", type(what).__qualname__))
 
 
+def _called(expected: str, function: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return function(*given)
+    except Exception as error:  # whatever the caller's function raises
+        raise InputError(expected, f"{type(error).__name__}: {one_line(error)}", "Correct it.") from error
+
+
 def require_loss(loss: Loss, model: nn.Module, x: Tensor, y: Tensor) -> None:
     """`InputError` unless the loss of some samples is one finite number that the parameters can lower."""
-    try:
-        with torch.enable_grad():
-            value = loss(forward_checked(model, x), y)
-    except InputError:
-        raise
-    except Exception as error:  # whatever the caller's function raises
-        raise InputError("a loss of outputs and y", f"{type(error).__name__}: {one_line(error)}", "Correct it.") from error
+    with torch.enable_grad():
+        value = _called("a loss of outputs and y", loss, forward_checked(model, x), y)
     if not isinstance(value, Tensor) or value.shape != () or not value.isfinite() or not value.requires_grad:
         got = f"{tuple(value.shape)}, {value.detach()}" if isinstance(value, Tensor) else type(value).__name__
         raise InputError("a loss that gives one finite number with a gradient", got, "Return the mean over the batch.")
@@ -71,7 +73,9 @@ def own_optimizer(model: nn.Module, brought: Optimizer | MakeOptimizer) -> Optim
     Raises:
         InputError: something else, one of other parameters, or one that cannot take a step from dense gradients alone.
     """
-    optimizer = brought if isinstance(brought, Optimizer) else brought(list(model.parameters()))
+    optimizer = brought
+    if not isinstance(optimizer, Optimizer):
+        optimizer = _called("a function of the parameters", optimizer, list(model.parameters()))
     if not isinstance(optimizer, Optimizer):
         do = "Give a function such as lambda parameters: torch.optim.SGD(parameters, lr=0.1)."
         raise InputError("a function that returns a torch.optim.Optimizer", type(optimizer).__name__, do)
@@ -89,7 +93,7 @@ def own_optimizer(model: nn.Module, brought: Optimizer | MakeOptimizer) -> Optim
 
 def own_schedule(make: MakeSchedule, optimizer: Optimizer, steps: int) -> LRScheduler:
     """The schedule that the function makes; `InputError` for what is none, or needs more than the number of steps done."""
-    schedule = make(optimizer, steps)
+    schedule = _called("a function of the optimizer and the number of its steps", make, optimizer, steps)
     if not isinstance(schedule, LRScheduler) or isinstance(schedule, ReduceLROnPlateau) or schedule.optimizer is not optimizer:
         do = "Give a function such as lambda optimizer, steps: OneCycleLR(optimizer, 0.1, total_steps=steps)."
         raise InputError("a function that returns an LRScheduler of that optimizer, which needs no value", _name(schedule), do)
