@@ -92,7 +92,7 @@ def test_circles_are_found():
 
 
 def run_python(*arguments):
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=60)
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, timeout=180)
 
 
 @pytest.mark.parametrize("arguments", [["-c", "import cheaplip; dir(cheaplip)"], ["-m", "cheaplip", "--help"]])

@@ -85,7 +85,7 @@ PROMISES = {"own_loop": own_loop, "fit_and_attack": fit_and_attack, "regression"
 PROMISES |= {"controller": controller, "critic": critic, "gru": gru, "two_processes": two_processes}
 PROMISES |= {"certified_cnn": certified_cnn, "lightning_module": lightning_module, "text": text}
 NEEDS = {"lightning_module": "lightning", "text": "transformers"}
-LONG = {"fit_and_attack": 40, "regression": 100}
+LONG = {"fit_and_attack": 25, "regression": 100}
 """With the epochs after which the fast suite sees it keep its promise."""
 
 

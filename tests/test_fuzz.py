@@ -60,7 +60,8 @@ CALLS = {
         cheaplip.fit,
         {"model": network, "data": (X, Y), "preset": "default", "validation": None, "out": None, "resume": False}
         | {"progress": False, "method": "clip", "epochs": 1, "target": 0.5, "lr": 0.1, "batch_size": 8, "seed": 0}
-        | {"optimizer": "SGD", "optimizer_options": {"momentum": 0.9}, "active": 4, "margin": 0.0, "pair_share": 0.1},
+        | {"optimizer": "SGD", "optimizer_options": {"momentum": 0.9}, "active": 4, "margin": 0.0, "pair_share": 0.1}
+        | {"loss": None, "schedule": "cosine"},
     ),
     "evaluate_robustness": (
         cheaplip.evaluate_robustness,
@@ -233,7 +234,7 @@ ONE_PLACE = [HealthCheck.function_scoped_fixture]
 
 
 @given(example=commands())
-@settings(max_examples=12, suppress_health_check=ONE_PLACE)
+@settings(max_examples=8, suppress_health_check=ONE_PLACE)
 def test_some_commands(place, monkeypatch, capsys, example):
     call_the_command(place, monkeypatch, capsys, example)
 

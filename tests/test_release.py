@@ -17,3 +17,8 @@ def test_there_is_one_version():
     assert PROJECT["version"] in newest
     written = [path for path in (ROOT / "src").rglob("*.py") if f'"{PROJECT["version"]}"' in path.read_text()]
     assert written == []
+
+
+def test_the_audit_is_the_one_that_is_told():
+    (told,) = re.findall(r"^pip-audit .*", (ROOT / "SECURITY.md").read_text(), flags=re.M)
+    assert f"- run: {told}\n" in (ROOT / ".github/workflows/audit.yml").read_text()

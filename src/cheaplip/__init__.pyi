@@ -17,7 +17,8 @@ from .regularization.scheduler import ConstantWeight
 from .regularization.term import PenaltyTerm
 from .robustness.accuracy import RobustnessReport, evaluate_robustness
 from .training.config import TrainConfig
-from .training.loop import TrainResult, fit
+from .training.loop import fit
+from .training.outcome import TrainResult
 
 __all__ = [
     "Ball",

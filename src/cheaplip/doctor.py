@@ -14,7 +14,18 @@ import torch
 
 from .data.arrays import catalogue
 
-EXTRAS = ("lightning", "transformers", "foolbox", "distributed", "cvxpy")
+EXTRAS = (
+    "lightning",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "tensorboard",
+    "wandb",
+    "mlflow",
+    "foolbox",
+    "distributed",
+    "cvxpy",
+)
 """Packages that only some of the library needs."""
 
 

@@ -52,6 +52,10 @@ class DamageWarning(UserWarning):
     """A file of a run is damaged; an older one takes its place."""
 
 
+class TrackerWarning(UserWarning):
+    """A tracker has failed and gets no more records; the run goes on."""
+
+
 def require_in(name: str, value: float, interval: str, do: str = "Give a number in that range.") -> None:
     """Raise `InputError` unless `value` lies in `interval`, written such as `[0, 1)` or `(0, inf)`; nan lies in none.
 

@@ -12,7 +12,7 @@ from cheaplip.models import mlp
 from cheaplip.regularization.scheduler import ConstantWeight
 from cheaplip.report.figure_2 import FIGURES, fits_of
 from cheaplip.report.style import new_figure
-from support.searches import short_ascents
+from support.searches import short_ascents, short_searches
 
 SMALL = Figure2Config(hidden=(20,), chain_steps=15, path_steps=10, path=(1.0, 0.01), grid=41, fine_grid=401)
 
@@ -20,7 +20,7 @@ SMALL = Figure2Config(hidden=(20,), chain_steps=15, path_steps=10, path=(1.0, 0.
 @pytest.fixture(scope="module")
 def reproduced(tmp_path_factory):
     out = tmp_path_factory.mktemp("regression")
-    with short_ascents():
+    with short_searches(), short_ascents():
         text, failures = reproduce_regression(out, seeds=1, settings=SMALL)
     assert failures == []
     return out, text

@@ -243,6 +243,16 @@ def test_refuses_constant_weights_below_0_or_not_finite(weight):
         ConstantWeight(weight)
 
 
+def test_a_loss_may_be_0_and_not_below():
+    scheduler = DiscrepancyPrinciple(tolerance=0.1, quantity="loss", warmup=1)
+    scheduler.step(0.0)
+    assert scheduler.weight == scheduler.initial
+    scheduler.step(0.5)
+    assert 0 < scheduler.weight < scheduler.initial
+    with pytest.raises(InputError, match="loss >= 0 to steer by"):
+        scheduler.step(-0.1)
+
+
 def test_the_largest_penalty_before_the_first_update_caps_the_weight():
     scheduler = DiscrepancyPrinciple(0.9, initial=1.0, warmup=1)
     assert scheduler.cap(0.1) == 0.0

@@ -14,8 +14,8 @@ from cheaplip.data import load
 from cheaplip.errors import InputError
 from cheaplip.models import mlp
 from cheaplip.regularization.margin_loss import margin_cross_entropy
-from cheaplip.training.loop import margin_ramp
 from cheaplip.training.presets import configure
+from cheaplip.training.schedule import margin_ramp
 
 SEEDS = st.integers(0, 1000)
 

@@ -51,6 +51,7 @@ def test_bad_protocols_are_refused(options, match):
         EvaluationConfig().altered(options)
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_every_metric_has_its_n_and_is_a_plain_fraction():
     measured, radius = evaluate(dense(), load("digits"), QUICK)
     assert radius is None
@@ -131,6 +132,7 @@ class Odd(nn.Module):
         return self.layer(x.flatten(1)).exp()
 
 
+@pytest.mark.usefixtures("quick_bounds")
 def test_without_a_rule_there_is_no_upper_bound_but_a_reason():
     lipschitz = evaluate(Odd(), load("digits"), QUICK)[0]["lipschitz"]
     assert lipschitz["lower"] > 0

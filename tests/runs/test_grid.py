@@ -133,16 +133,40 @@ def test_a_run_is_complete_and_says_how_it_was_made(quickly_alone):
         assert (quickly_alone / name / "model.safetensors").exists()
 
 
-def test_a_cluster_without_workers_is_not_waited_for_in_vain(monkeypatch):
-    monkeypatch.setattr(grid, "LOOK", 0.01)
-    seen = iter([{}, {"a": 1}, *[{}] * 10])
+class Cluster:
+    """One whose workers are as listed at each look, and whose jobs never end, but for those that are done."""
 
-    class Waiting:
-        def scheduler_info(self):
-            return {"workers": next(seen)}
+    def __init__(self, *seen):
+        self.seen, self.asked, self.cluster = list(seen), [], self
 
-        def result(self, timeout):
+    def scheduler_info(self):
+        return {"workers": self.seen.pop(0)}
+
+    def scale(self, workers):
+        self.asked.append(workers)
+
+
+class Job:
+    def __init__(self, *, done):
+        self.done = done
+
+    def result(self, timeout):
+        if not self.done:
             raise TimeoutError
 
-    assert grid._answer(Waiting(), Waiting()) == "no worker of dask for 0.06 seconds"
-    assert len(list(seen)) == 4
+
+def test_a_cluster_without_workers_is_waited_for_once(monkeypatch):
+    monkeypatch.setattr(grid, "LOOK", 0.01)
+    cluster = Cluster({}, {"a": 1}, *[{}] * grid.PATIENCE)
+    jobs = {"a": Job(done=False), "b": Job(done=True), "c": Job(done=False)}
+    alone = "no worker of dask for 0.3 seconds"
+    assert grid._answers(cluster, jobs, 2) == {"a": alone, "b": None, "c": alone}
+    assert cluster.seen == []
+    assert cluster.asked == [2] * (2 + grid.PATIENCE)
+
+
+def test_a_cluster_of_others_is_not_told_its_size(monkeypatch):
+    monkeypatch.setattr(grid, "LOOK", 0.01)
+    cluster = Cluster(*[{}] * grid.PATIENCE)
+    assert grid._answers(cluster, {"a": Job(done=False)}, None) == {"a": "no worker of dask for 0.3 seconds"}
+    assert cluster.asked == []

@@ -49,7 +49,7 @@ def alive(pid):
         return False
 
 
-def eventually(holds, seconds=30):
+def eventually(holds, seconds=120):  # a process takes half a minute to start where others want the cores
     deadline = time.monotonic() + seconds
     while not holds():
         assert time.monotonic() < deadline

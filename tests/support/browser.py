@@ -17,5 +17,5 @@ def browse(page: Path, profile: Path, width: int = 1280) -> tuple[str, list[str]
     options = ["--headless", "--no-sandbox", *quiet, "--disable-component-update", "--enable-logging=stderr", "--v=0"]
     where = [f"--user-data-dir={profile}", f"--window-size={width},900"]
     command = [CHROMIUM, *options, *where, "--virtual-time-budget=2000", "--dump-dom", page.as_uri()]
-    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=120, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", timeout=300, check=True)
     return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cheaplip import LipschitzRegularizer, PairSet, matched_pairs
+from cheaplip import LipschitzRegularizer, LocalRegularizer, PairSet, matched_pairs
 from cheaplip.data import load
 
 OPTIONS: dict[str, Any] = {"epochs": 4, "batch_size": 32, "target": 0.3, "warmup": 1, "initial_weight": 0.1, "active": 8}
@@ -58,6 +58,16 @@ def some_pairs(n: int = 12, shape: tuple[int, ...] = (4,)) -> PairSet:
 def make_regularizer(model: Any, pairs: PairSet, *, interval: int = 1, **options: Any) -> LipschitzRegularizer:
     """With a penalty at every step."""
     return LipschitzRegularizer(model, pairs, interval=interval, **options)
+
+
+def some_samples(n: int = 12) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand(n, 4, generator=generator), torch.randint(3, (n,), generator=generator)
+
+
+def make_local(model: Any, samples: tuple[Tensor, Tensor], **options: Any) -> LocalRegularizer:
+    """With a penalty at every step."""
+    return LocalRegularizer(model, samples, attack_interval=1, **options)
 
 
 def same_weights(a: nn.Module, b: nn.Module) -> bool:

@@ -5,7 +5,7 @@ import torch
 from accelerate.tracking import GeneralTracker
 
 from cheaplip import fit
-from cheaplip.errors import InputError
+from cheaplip.errors import InputError, TrackerWarning
 from cheaplip.models import mlp
 from support.networks import seeded
 
@@ -60,6 +60,49 @@ def test_a_tracker_has_every_record_and_the_settings():
     assert {"weight", "lower_bound", "learning_rate"} <= memory.rows[4].keys()
     assert memory.settings["batch_size"] == 20
     assert memory.finished
+
+
+def test_a_resumed_run_logs_each_epoch_once(tmp_path):
+    first, second = Memory(), Memory()
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), (X, Y), out=tmp_path, loggers=[first], after_epoch=interrupted, **OPTIONS)
+    fit(network(), (X, Y), out=tmp_path, resume=True, loggers=[second], **OPTIONS)
+    assert [*first.rows, *second.rows] == [1, 2, 3, 4]
+
+
+def interrupted(row, model):
+    if row["epoch"] == 2:
+        raise KeyboardInterrupt
+
+
+class Failing(Memory):
+    name = "failing"
+
+    def __init__(self, *, at):
+        self.at = at
+        super().__init__()
+
+    def store_init_configuration(self, values):
+        if self.at == 0:
+            raise ConnectionError("no server")
+
+    def log(self, values, step, **_):
+        if self.at == step:
+            raise ConnectionError("server lost")
+        super().log(values, step)
+
+
+def test_a_tracker_that_does_not_start_is_told_before_training():
+    with pytest.raises(InputError, match="trackers that start; got ConnectionError: no server"):
+        fit(network(), (X, Y), loggers=[Failing(at=0)], **OPTIONS)
+
+
+def test_a_tracker_that_fails_ends_no_training():
+    memory, failing = Memory(), Failing(at=2)
+    with pytest.warns(TrackerWarning, match="failing failed, and gets no more records: ConnectionError: server lost"):
+        done = fit(network(), (X, Y), loggers=[failing, memory], **OPTIONS)
+    assert len(done.history) == len(memory.rows) == 4
+    assert list(failing.rows) == [1]
 
 
 def test_a_tracker_is_finished_whatever_happens():

@@ -164,6 +164,8 @@ class DiscrepancyPrinciple(WeightScheduler):
             raise InputError(f"a finite {self.name}", one_line(error), "Give one number.") from None
         if not math.isfinite(value):
             raise InputError(f"a finite {self.name}", value, "Look for a diverging loss.")
+        if value < 0:
+            raise InputError(f"{self.name} >= 0 to steer by", value, "Steer by another value, or give a constant weight.")
         self.calls += 1
         updates, between = divmod(self.calls, self.every)
         if between:
@@ -216,7 +218,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         if self.quantity == "accuracy":
             return value - target
         if self.quantity == "loss":
-            return (target - value) / target
+            return (target - value) / max(target, 1e-12)  # a loss may be 0
         return math.log(max(value, 1e-12) / target)
 
     def _adapt(self, step: float) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from ..errors import InputError
 from .penalty import ClipNorm, Penalty
 from .scheduler import WeightScheduler
 
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]
+"""From outputs and y of a batch, its mean loss, `()`."""
 PERIOD = 4
 """Steps between two updates of the weight towards a target constant."""
 
@@ -28,6 +30,8 @@ class PenaltyTerm:
     Args:
         penalty: such as a `LipschitzRegularizer`, a `LocalRegularizer`, or a `PenaltySum` of it and a `CertificateRegularizer`.
         scheduler: a `DiscrepancyPrinciple`, or a `ConstantWeight`.
+        loss: yours, of outputs and y, if it is not the cross-entropy or the mean squared error. With floating y its value is
+            the running one that the weight follows.
 
     Example:
         In a loop of your own::
@@ -44,9 +48,9 @@ class PenaltyTerm:
                 term.update_weight()
     """
 
-    def __init__(self, penalty: Penalty, scheduler: WeightScheduler) -> None:
-        self.penalty, self.scheduler = penalty, scheduler
-        self.running = RunningValue()
+    def __init__(self, penalty: Penalty, scheduler: WeightScheduler, *, loss: Loss | None = None) -> None:
+        self.penalty, self.scheduler, self.loss = penalty, scheduler, loss
+        self.running = RunningValue(loss)
         self.weight = scheduler.weight
         """The weight of the last call."""
         self._penalty_sum: Tensor | float = 0.0
@@ -76,7 +80,7 @@ class PenaltyTerm:
         penalty = self.penalty()
         if outputs is not None and y is not None and self._needs_cap():
             self.weight = self.scheduler.cap(
-                self.penalty.first_share * constant_predictor_loss(outputs, y) / self.penalty.latest
+                self.penalty.first_share * constant_predictor_loss(outputs, y, self.loss) / self.penalty.latest
             )
         self._penalty_sum, self._calls = self._penalty_sum + penalty.detach(), self._calls + 1
         return self.weight * penalty
@@ -158,9 +162,14 @@ class PenaltyTerm:
 
 
 class RunningValue:
-    """The accuracy (integer y) or the mean squared error (floating y) of all samples since the last reset."""
+    """The accuracy (integer y) or the loss (floating y) of all samples since the last reset.
 
-    def __init__(self) -> None:
+    Args:
+        loss: instead of the mean squared error.
+    """
+
+    def __init__(self, loss: Loss | None = None) -> None:
+        self.loss = loss
         self.reset()
 
     def reset(self) -> None:
@@ -173,7 +182,7 @@ class RunningValue:
         added: Tensor
         n: Tensor | int
         if y.is_floating_point() and weights is None:
-            added, n = mse_loss(outputs, y.to(outputs)) * len(y), len(y)
+            added, n = (self.loss or mse_loss)(outputs, y.to(outputs)).detach() * len(y), len(y)
         else:
             squares = y.is_floating_point()
             values = (outputs - y.to(outputs)).square().flatten(1).mean(1) if squares else outputs.argmax(1) == y
@@ -216,8 +225,13 @@ def weighed(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tens
     return (values * of_each).sum(), of_each.sum()
 
 
-def constant_predictor_loss(outputs: Tensor, y: Tensor) -> float:
-    """What the best constant would lose on the batch of all processes: log(number of classes), or the variance of y."""
+def constant_predictor_loss(outputs: Tensor, y: Tensor, loss: Loss | None = None) -> float:
+    """What the best constant would lose on the batch of all processes: log(number of classes), or the variance of y.
+
+    By another loss, what the mean of the outputs loses.
+    """
+    if loss is not None:
+        return processes.mean(float(loss(outputs.detach().mean(0).expand_as(outputs), y)))
     if not y.is_floating_point():
         return math.log(outputs.shape[1])
     if processes.count() == 1:

@@ -28,8 +28,8 @@ from .execute import execute_run
 from .workers import carry_out
 
 BACKENDS = ("local", "dask")
-LOOK, PATIENCE = 10.0, 6
-"""Seconds between two looks at the workers of a cluster, and looks at none before a job is given up."""
+LOOK, PATIENCE = 10.0, 30
+"""Seconds between two looks at the workers of a cluster, and looks at none before it is given up."""
 
 
 @dataclass(frozen=True)
@@ -127,24 +127,33 @@ def _on_cluster(calls: Mapping[str, Callable[[], str | None]], workers: int) -> 
     except ImportError:
         do = "Install it with pip install 'cheaplip[dask]'."
         raise InputError("the package for the backend dask", "not installed", do) from None
-    local = {} if dask.config.get("scheduler-address", None) else {"n_workers": workers, "threads_per_worker": 1}
+    given = dask.config.get("scheduler-address", None)
+    local = {} if given else {"n_workers": workers, "threads_per_worker": 1}
     with Client(**local) as client:
         futures = {name: client.submit(call, pure=False, retries=2) for name, call in calls.items()}
-        return {name: _answer(client, future) for name, future in futures.items()}
+        return _answers(client, futures, None if given else workers)
 
 
-def _answer(client: Any, future: Any) -> str | None:
-    """Why a job failed; also that dask has had no worker for the last `PATIENCE` looks."""
-    alone = 0
-    while alone < PATIENCE:
-        try:
-            reason: str | None = future.result(timeout=LOOK)
-            return reason
-        except TimeoutError:  # of the waiting: a job returns its own errors
-            alone = 0 if client.scheduler_info()["workers"] else alone + 1
-        except Exception as error:  # such as that all its workers died
-            return f"{type(error).__name__}: {one_line(error)}"
-    return f"no worker of dask for {PATIENCE * LOOK:g} seconds"
+def _answers(client: Any, futures: Mapping[str, Any], workers: int | None) -> dict[str, str | None]:
+    """Why each job failed; also that dask has had no worker for the last `PATIENCE` looks, for all jobs that wait then.
+
+    A cluster of this machine is asked for its `workers` again at each look: dask gives up one that dies while it starts.
+    """
+    alone, reasons = 0, dict[str, str | None]()
+    for name, future in futures.items():
+        while name not in reasons:
+            try:
+                reasons[name] = future.result(timeout=LOOK if alone < PATIENCE else 0.1)
+            except TimeoutError:  # of the waiting: a job returns its own errors
+                if alone >= PATIENCE:
+                    reasons[name] = f"no worker of dask for {PATIENCE * LOOK:g} seconds"
+                    continue
+                alone = 0 if client.scheduler_info()["workers"] else alone + 1
+                if workers is not None:
+                    client.cluster.scale(workers)
+            except Exception as error:  # such as that all its workers died
+                reasons[name] = f"{type(error).__name__}: {one_line(error)}"
+    return reasons
 
 
 @contextmanager

@@ -1,3 +1,4 @@
-from .loop import TrainResult, fit
+from .loop import fit
+from .outcome import TrainResult
 
 __all__ = ["TrainResult", "fit"]

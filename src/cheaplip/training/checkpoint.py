@@ -6,6 +6,7 @@ import copy
 import pickle
 import re
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
@@ -17,7 +18,6 @@ from ..errors import DamageWarning, InputError, one_line
 from ..files import draft, sha256_of
 from ..regularization.term import PenaltyTerm
 from ..run_folder import CHECKPOINTS, METRICS, write_metrics
-from .config import TrainConfig
 
 STATEFUL = ("model", "optimizer", "lr_schedule", "term")
 """The fields of `State` that have a state of their own."""
@@ -66,9 +66,9 @@ class State:
         self.history, self.best = record["history"], record["best"]
 
 
-def save(out: Path, state: State, config: TrainConfig) -> None:
+def save(out: Path, state: State, settings: Mapping[str, Any]) -> None:
     """Write the checkpoint and `metrics.jsonl`; the checkpoint before is kept, too, in case that this one is damaged."""
-    record = {"config": config.model_dump(), "steps": state.steps, **state.state_dict()}
+    record = {"config": dict(settings), "steps": state.steps, **state.state_dict()}
     folder = out / CHECKPOINTS
     folder.mkdir(exist_ok=True)
     before = [old for old in checkpoints(out) if _epoch(old) < state.epoch]
@@ -90,7 +90,7 @@ def _epoch(file: Path) -> int:
     return int(file.name.partition("-")[0])
 
 
-def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: bool) -> None:
+def restore_or_refuse(out: Path, state: State, settings: Mapping[str, Any], *, resume: bool) -> None:
     """Make sure that `out` holds no run yet; on `resume`, that it does, and load its last good checkpoint into `state`.
 
     Raises:
@@ -117,7 +117,7 @@ def restore_or_refuse(out: Path, state: State, config: TrainConfig, *, resume: b
         raise InputError(f"a checkpoint in {out / CHECKPOINTS}", "; ".join(problems), do)
     for problem in problems:
         warnings.warn(f"a damaged checkpoint, {problem}; the one before it is taken", DamageWarning, stacklevel=4)
-    mine, theirs = config.model_dump(), record["config"]
+    mine, theirs = dict(settings), record["config"]
     changed = sorted(name for name in mine | theirs if name not in mine or name not in theirs or theirs[name] != mine[name])
     if changed:
         do = "Resume with the settings that the run was started with."

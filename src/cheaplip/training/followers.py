@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -14,8 +15,7 @@ from accelerate.tracking import LOGGER_TYPE_TO_CLASS, GeneralTracker
 from torch import nn
 
 from .. import processes
-from ..errors import InputError, require_known
-from .config import TrainConfig
+from ..errors import InputError, TrackerWarning, one_line, require_known
 
 Row = Mapping[str, Any]
 AfterEpoch = Callable[[Row, nn.Module], bool | None]
@@ -38,32 +38,52 @@ def require_loggers(loggers: Sequence[Logger], out: Path | None) -> None:
             raise InputError(f"out, the folder in which {name} writes", "none", "Give it.")
 
 
-@contextmanager
-def followed(
-    after_epoch: AfterEpoch | None, loggers: Sequence[Logger], model: nn.Module, config: TrainConfig, out: Path | None
-) -> Iterator[Callable[[Row], bool]]:
-    """Yields a function that every process calls with an epoch's record; it says whether the training ends there."""
-    trackers = _started(loggers, config, out) if loggers else []
+def ends_after(after_epoch: AfterEpoch | None, row: Row, model: nn.Module) -> bool:
+    """Whether the caller wants the training to end after this epoch; every process asks."""
+    asked = after_epoch is not None and processes.rank() == 0 and bool(after_epoch(row, model))
+    return processes.total([asked]) != [0]
 
-    def follow(row: Row) -> bool:
+
+@contextmanager
+def logging_to(loggers: Sequence[Logger], settings: Mapping[str, Any], out: Path | None) -> Iterator[Callable[[Row], None]]:
+    """Yields a function that gives an epoch's record to the trackers.
+
+    Raises:
+        InputError: a tracker that does not start.
+
+    Warns:
+        TrackerWarning: one that fails later, such as when its server is gone; it is told no more.
+    """
+    trackers = _started(loggers, settings, out) if loggers else []
+
+    def each(act: Callable[[GeneralTracker], object]) -> None:
+        for tracker in list(trackers):
+            try:
+                act(tracker)
+            except Exception as error:  # of whatever kind: no network ends a training
+                trackers.remove(tracker)
+                said = f"{tracker.name} failed, and gets no more records: {type(error).__name__}: {one_line(error)}"
+                warnings.warn(said, TrackerWarning, stacklevel=4)
+
+    def log(row: Row) -> None:
         values = {name: value for name, value in row.items() if isinstance(value, (int, float))}
-        for tracker in trackers:
-            tracker.log(values, step=row["epoch"])
-        asked = after_epoch is not None and processes.rank() == 0 and bool(after_epoch(row, model))
-        return processes.total([asked]) != [0]
+        each(lambda tracker: tracker.log(values, step=row["epoch"]))
 
     try:
-        yield follow
+        yield log
     finally:
-        for tracker in trackers:
-            tracker.finish()
+        each(lambda tracker: tracker.finish())
 
 
-def _started(loggers: Sequence[Logger], config: TrainConfig, out: Path | None) -> list[GeneralTracker]:
+def _started(loggers: Sequence[Logger], settings: Mapping[str, Any], out: Path | None) -> list[GeneralTracker]:
     """Trackers that know the settings; they act on the main process alone."""
     cpu = not torch.accelerator.is_available()
     accelerator = Accelerator(cpu=cpu, log_with=list(loggers), project_dir=None if out is None else str(out))
-    accelerator.init_trackers(PROJECT, {name: _plain(value) for name, value in config.model_dump().items()})
+    try:
+        accelerator.init_trackers(PROJECT, {name: _plain(value) for name, value in settings.items()})
+    except Exception as error:  # of whatever kind: it is the tracker's
+        do = "See what it asks for, or train without it."
+        raise InputError("trackers that start", f"{type(error).__name__}: {one_line(error)}", do) from error
     found: list[GeneralTracker] = accelerator.trackers
     return found
 

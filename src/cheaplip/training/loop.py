@@ -7,13 +7,13 @@ import math
 import time
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from .. import processes
 from ..arguments import checked
@@ -21,31 +21,22 @@ from ..errors import DivergenceError, InputError, require_in
 from ..models.weights import require_savable, save_weights
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
-from ..provenance import provenance
-from ..regularization.term import PenaltyTerm, RunningValue
-from ..run_folder import METRICS, SCHEMA, WEIGHTS, claimed, write_metrics
+from ..regularization.term import Loss, PenaltyTerm, RunningValue
+from ..run_folder import METRICS, WEIGHTS, claimed, write_metrics
 from . import checkpoint, paper, target
 from .batches import epoch_seed
 from .checkpoint import State
 from .config import TrainConfig
-from .followers import AfterEpoch, Logger, followed, require_loggers
+from .followers import AfterEpoch, Logger, ends_after, logging_to, require_loggers
 from .methods import METHODS, make_weight_scheduler
-from .optimizer import make_optimizer
+from .optimizer import make_optimization
+from .outcome import TrainResult, not_finite, result_of
+from .own import MakeOptimizer, MakeSchedule, Own
 from .parallel import average, running_statistics, this_process, wrapped
 from .presets import configure
-from .schedule import make_lr_schedule, update_period
+from .schedule import margin_ramp, update_period
 from .task import Data, Task, make_task
 from .threads import suited_threads
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What `fit` returns."""
-
-    model: nn.Module  # trained, in evaluation mode, on the device it was trained on
-    history: list[dict[str, Any]]  # one record an epoch, as in metrics.jsonl
-    result: dict[str, Any]  # what result.json has of the training
-    pairs: PairSet | None  # X_Lip as the ascent left it, for the method clip
 
 
 @checked
@@ -57,6 +48,9 @@ def fit(
     pairs: PairSet | None = None,
     validation: tuple[Tensor, Tensor] | None = None,
     sample_weight: Tensor | None = None,
+    loss: Loss | None = None,
+    optimizer: str | Optimizer | MakeOptimizer | None = None,
+    schedule: str | MakeSchedule | None = None,
     out: Path | str | None = None,
     resume: bool = False,
     progress: bool = False,
@@ -78,9 +72,15 @@ def fit(
         validation: samples (x, y) to choose the checkpoint on, instead of a held-out part.
         sample_weight: `(n,)` >= 0, what each sample of tensors counts in the loss, and in the accuracy or loss that the
             weight follows. Weights of one over the size of the class make that the balanced accuracy.
+        loss: yours, from outputs and y to the mean over the batch, instead of the two above. A tolerance and a target are
+            still of the accuracy where y are classes, and else of this loss, which must be >= 0.
+        optimizer: any class of torch.optim by its name, as an option; or yours, built for the model's parameters, or a function
+            from parameters to one. It has its learning rate.
+        schedule: cosine or constant, as an option; or a function from the optimizer and the number of its steps in the run to
+            an `LRScheduler`, which goes on at every step.
         out: folder for metrics.jsonl, checkpoint/ (those of the last two epochs) and model.safetensors; nobody else may
             write there until the end.
-        resume: continue from the checkpoint in `out`, bit for bit on a CPU.
+        resume: continue from the checkpoint in `out`, bit for bit on a CPU. Of what is yours it knows the names: give the same.
         progress: show a progress bar.
         after_epoch: called with the epoch's record (see `TrainResult.history`) and the model after each epoch, on the main
             process; on resume, for the epoch of the checkpoint again. If it returns True, the training ends there, with its
@@ -101,7 +101,9 @@ def fit(
 
     Source: Algorithm 2 and equation (2) of the CLIP paper (arXiv:2103.12531); equation (6) for the method weight.
     """
-    config = configure(preset, **options)
+    own = Own(loss, optimizer, schedule)
+    config = configure(preset, **own.options(options))
+    settings = {**config.model_dump(), **own.names}
     out = None if out is None else Path(out)
     require_in("epochs", config.epochs, "[1, 1000000]")
     if resume and out is None:
@@ -113,39 +115,40 @@ def fit(
     with torch.random.fork_rng([device] if device.type == "cuda" else []), ours:
         torch.manual_seed(config.seed)
         model.to(device)
-        task = make_task(data, model, config, accelerator, pairs=pairs, validation=validation, sample_weight=sample_weight)
+        given: dict[str, Any] = {"pairs": pairs, "validation": validation, "sample_weight": sample_weight, "loss": loss}
+        task = make_task(data, model, config, accelerator, **given)
         penalty, regularizer = METHODS[config.method](model, task, config, pairs)
-        term = PenaltyTerm(penalty, make_weight_scheduler(config, task))
-        optimizer = make_optimizer(model, config)
-        factor = make_lr_schedule(config, task.steps)
-        lr_schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        term = PenaltyTerm(penalty, make_weight_scheduler(config, task), loss=loss)
+        stepping, lr_schedule = make_optimization(model, config, own, task.steps)
         network = wrapped(model, task.example, accelerator, penalises_all=config.method == "weight")
         if accelerator.scaler is not None:  # accelerate's optimizer is slow (it looks for a package on disk at every step)
-            optimizer = accelerator.prepare(optimizer)
-        state = State(model, optimizer, lr_schedule, term, task.steps)
+            stepping = accelerator.prepare(stepping)
+        state = State(model, stepping, lr_schedule, term, task.steps)
         if out is not None:
             require_savable(model)
-            checkpoint.restore_or_refuse(out, state, config, resume=resume)
+            checkpoint.restore_or_refuse(out, state, settings, resume=resume)
         reporting = epochs_shown(f"{config.method}, seed {config.seed}", config.epochs, state.epoch)
         threads = suited_threads(model, task.example, config.batch_size, told=progress and main)
-        following = followed(after_epoch, loggers, model, config, out)
-        with following as ends_after, threads, reporting if progress and main else nullcontext() as report_epoch:
-            ended = resume and ends_after(state.history[-1])  # the interruption may have fallen between checkpoint and this
+        logging = logging_to(loggers, settings, out)
+        with logging as log, threads, reporting if progress and main else nullcontext() as report_epoch:
+            # the interruption may have fallen between checkpoint and this
+            ended = resume and ends_after(after_epoch, state.history[-1], model)
             while state.epoch < config.epochs and not ended:
                 last_good = copy.deepcopy(model.state_dict())
                 if config.redraw and regularizer is not None:
                     regularizer.redraw()
                 row = _train_epoch(network, task, state, config, accelerator)
-                if broken := _not_finite(row, model):
+                if broken := not_finite(row, model):
                     model.load_state_dict(last_good)
                     do = "Lower the learning rate or the weight; the last good epoch is kept."
                     raise DivergenceError(broken, row["epoch"], do)
                 state.finish_epoch(row)
+                log(row)  # before the checkpoint, after which the epoch is not trained again
                 if config.epochs > state.epoch >= config.epochs / target.EARLY > state.epoch - 1:
                     target.warn(target.shortfall(term, state.history, config.epochs))
                 if out is not None and main:
-                    checkpoint.save(out, state, config)
-                ended = ends_after(row)
+                    checkpoint.save(out, state, settings)
+                ended = ends_after(after_epoch, row, model)
                 if report_epoch is not None:
                     report_epoch(row)
         if state.best is not None:
@@ -159,8 +162,9 @@ def fit(
         beyond = target.exceeded(config.lipschitz, lower)
         note = note or beyond
         target.warn(note)
-        result = {**_result(state, task, config, accelerator, lower), "target_note": note}
+        result = {**result_of(state, task, config, accelerator, lower), "target_note": note}
         result |= {"target_met": False} if beyond else {}
+        result |= {"own": own.names} if own.names else {}
         return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs)
 
 
@@ -183,7 +187,8 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
                 penalty = term(outputs, y, *weights)  # lambda * Lip(f, X_Lip)
                 total = loss + penalty  # equation (2)
                 accelerator.backward(total if len(batches) == task.accumulated else total * (task.accumulated / len(batches)))
-            running.update(outputs.detach(), y, *weights)
+            if task.classification:
+                running.update(outputs.detach(), y, *weights)
             loss_sum += loss.detach() * len(y)
             seen += len(y)
         term.clip_gradients(accelerator.clip_grad_norm_)
@@ -210,15 +215,6 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     }
 
 
-def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
-    """Ramp for margin and saturation: rises linearly from 0 to 1 during the first epochs/5 epochs after the warm-up.
-
-    Without it, a network whose margins are far from the one asked for saturates the loss and never reaches the target.
-    """
-    weighted = sum(bool(row["weight"] > 0) for row in history)
-    return min(5 * weighted / epochs, 1.0)
-
-
 def _validated(model: nn.Module, task: Task, config: TrainConfig) -> float | None:
     """The value on the validation part, if the weight follows that; else None, and the term has its own."""
     if config.steer_by == "training" or task.validation is None:
@@ -235,36 +231,3 @@ def _validate(model: nn.Module, task: Task, config: TrainConfig, epoch: int) -> 
     if config.keep == "best-pgd" and epoch > config.choose_after:
         row["validation_pgd_accuracy"] = paper.pgd_accuracy(model, *task.validation[:2], eps=config.eps)
     return row
-
-
-def _not_finite(row: dict[str, Any], model: nn.Module) -> str | None:
-    """What diverged, if anything."""
-    if not math.isfinite(row["train_loss"]):
-        return "the training loss"
-    if row["lower_bound"] is not None and not math.isfinite(row["lower_bound"]):
-        return "the lower bound of Lip(f)"
-    return next((name for name, value in model.state_dict().items() if not value.isfinite().all()), None)
-
-
-def _result(state: State, task: Task, config: TrainConfig, accelerator: Accelerator, lower: float | None) -> dict[str, Any]:
-    name = "train_accuracy" if task.classification else "train_loss"
-    measured, n = task.measure(state.model)
-    return {
-        "schema": SCHEMA,
-        "method": config.method,
-        "target": None if config.method == "standard" else config.target,
-        "tolerance": None if config.method == "standard" else config.tolerance,
-        "seed": config.seed,
-        "lipschitz_target": config.lipschitz,
-        "steered_to": state.kept["target"],
-        "target_met": state.kept["target_met"],
-        "epochs": state.epoch,
-        "kept_epoch": state.kept["epoch"],
-        "weight": state.kept["weight"],
-        "skipped_steps": state.history[-1]["skipped_steps"],
-        "pair_lower_bound": lower,
-        "seconds": sum(row["seconds"] for row in state.history),
-        name: measured,
-        "samples": {name: n},
-        "provenance": {**provenance(accelerator.device), "mixed_precision": accelerator.mixed_precision},
-    }

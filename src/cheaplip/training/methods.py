@@ -97,8 +97,11 @@ def make_weight_scheduler(config: TrainConfig, task: Task) -> WeightScheduler:
 
 
 def _attainable(task: Task) -> float | None:
-    """What the neighbours show to be within reach; None of a DataLoader, and of few samples, whose neighbours say little."""
-    if not isinstance(task.batches, TensorBatches):
+    """What the neighbours show to be within reach; None of a DataLoader, and of few samples, whose neighbours say little.
+
+    They show an accuracy or a squared error, and nothing of another loss.
+    """
+    if not isinstance(task.batches, TensorBatches) or not (task.classification or task.own_loss is None):
         return None
     x, y = task.batches.samples()
     return None if len(x) < FEW else attainable_value(x, y) or None  # 0: all values are equal, or all neighbours differ

@@ -1,4 +1,4 @@
-"""The optimizer of a run, by its name in torch.optim."""
+"""The optimizer of a run by its name in torch.optim, and the schedule of its learning rate; or the caller's own."""
 
 from __future__ import annotations
 
@@ -10,6 +10,19 @@ from torch import nn
 
 from ..errors import InputError, one_line, require_known
 from .config import TrainConfig
+from .own import Own, own_optimizer, own_schedule
+from .schedule import make_lr_schedule
+
+
+def make_optimization(
+    model: nn.Module, config: TrainConfig, own: Own, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """The optimizer and its schedule, which goes on at every step, for a run with `steps` steps an epoch."""
+    brought = own.optimizer
+    optimizer = make_optimizer(model, config) if isinstance(brought, str | None) else own_optimizer(model, brought)
+    if isinstance(own.schedule, str | None):
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, make_lr_schedule(config, steps))
+    return optimizer, own_schedule(own.schedule, optimizer, steps * config.epochs)
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:

@@ -49,7 +49,7 @@ MODEL: dict[str, dict[str, Any]] = {"mlp": {"activation": "sigmoid"}}
 def steer_by_minibatch(term: PenaltyTerm, outputs: Tensor, y: Tensor) -> None:
     """Algorithm 2 as printed: the weight moves after each minibatch, by that minibatch's own accuracy or loss."""
     outputs = outputs.detach()
-    value = mse_loss(outputs, y) if y.is_floating_point() else (outputs.argmax(1) == y).float().mean()
+    value = (term.loss or mse_loss)(outputs, y) if y.is_floating_point() else (outputs.argmax(1) == y).float().mean()
     mean = processes.mean(float(value))
     if math.isfinite(mean):
         term.update_weight(mean)

@@ -1,9 +1,10 @@
-"""When things happen in a run: updates of the weight, the end of the warm-up, the learning rate."""
+"""When things happen in a run: updates of the weight, the end of the warm-up, the learning rate, the margin."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from .config import WARMUP, TrainConfig
 
@@ -53,3 +54,12 @@ def make_lr_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
         return 0.51 + 0.49 * math.cos(math.pi * min(done, 1.0))
 
     return factor
+
+
+def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
+    """Ramp for margin and saturation: rises linearly from 0 to 1 during the first epochs/5 epochs after the warm-up.
+
+    Without it, a network whose margins are far from the one asked for saturates the loss and never reaches the target.
+    """
+    weighted = sum(bool(row["weight"] > 0) for row in history)
+    return min(5 * weighted / epochs, 1.0)
