@@ -6,7 +6,7 @@ from .bounds.radius import certified_radius
 from .data.arrays import Dataset
 from .domains import Ball
 from .pairs.quotient import difference_quotient
-from .pairs.sets import PairSet, embedding_pairs, gaussian_pairs, matched_pairs, perturbed_pairs, uniform_pairs
+from .pairs.sets import PairSet, embedding_pairs, matched_pairs, perturbed_pairs, uniform_pairs
 from .regularization.certificate import CertificateRegularizer
 from .regularization.discrepancy import DiscrepancyPrinciple
 from .regularization.local import LocalRegularizer
@@ -42,7 +42,6 @@ __all__ = [
     "embedding_pairs",
     "evaluate_robustness",
     "fit",
-    "gaussian_pairs",
     "lightning",
     "lipschitz_bracket",
     "lower_bound",

@@ -12,7 +12,6 @@ from cheaplip import (
     LipschitzRegularizer,
     PairSet,
     embedding_pairs,
-    gaussian_pairs,
     matched_pairs,
     perturbed_pairs,
     uniform_pairs,
@@ -31,7 +30,6 @@ def inputs(shape, n=6):
 
 MAKERS = {
     "perturbed": lambda shape, seed: perturbed_pairs(inputs(shape), seed=seed),
-    "gaussian": lambda shape, seed: gaussian_pairs(inputs(shape), seed=seed),
     "matched": lambda shape, seed: matched_pairs(inputs(shape), seed=seed),
     "uniform": lambda shape, seed: uniform_pairs(-torch.ones(shape), torch.ones(shape), 6, 0.1, seed=seed),
 }
@@ -61,14 +59,6 @@ def test_perturbed_pairs_add_at_most_the_noise(shape, noise, seed):
     step = pairs.v - pairs.u
     assert step.min() >= -1e-6
     assert step.max() <= noise * (1 + 1e-5) + 1e-6
-
-
-def test_gaussian_pairs_have_noise_of_every_size():
-    pairs = gaussian_pairs(torch.zeros(2000, 100), low=0.01, high=1.0)
-    size = pairs.v.std(1)
-    assert (size.min().item(), size.max().item()) == pytest.approx((0.01, 1.0), rel=0.3)
-    assert size.log().mean().item() == pytest.approx(math.log(0.1), abs=0.15)
-    assert (pairs.v / size[:, None]).mean().abs() < 0.01
 
 
 def test_perturbation_is_uniform():
@@ -148,8 +138,6 @@ def test_given_pairs_cannot_be_drawn_again():
         (lambda: perturbed_pairs(torch.full((3, 2), 1e6), noise=1e-3), "raise the noise"),
         (lambda: perturbed_pairs(torch.zeros(0, 2)), "at least one pair"),
         (lambda: matched_pairs(torch.zeros(1, 2)), "at least two"),
-        (lambda: gaussian_pairs(torch.zeros(3, 2), low=0.0), "0 < low <= high"),
-        (lambda: gaussian_pairs(torch.zeros(3, 2), low=1.0, high=0.1), "0 < low <= high"),
         (lambda: matched_pairs(torch.zeros(2, 2)), "u = v"),
         (lambda: uniform_pairs(torch.ones(2), torch.zeros(2), 3, 0.1), "low < high"),
         (lambda: uniform_pairs(torch.zeros(2), torch.ones(3), 3, 0.1), "one shape"),

@@ -84,32 +84,6 @@ def perturbed_pairs(inputs: Tensor, *, noise: float = 0.1, seed: int = 0) -> Pai
 
 
 @checked
-def gaussian_pairs(inputs: Tensor, *, low: float = 0.05, high: float = 1.0, seed: int = 0) -> PairSet:
-    """Pairs (x, x + s * r), r standard normal, log(s) uniform between log(low) and log(high): against Gaussian noise.
-
-    Noise of standard deviation s changes an input of d entries by s * sqrt(d), far more than `perturbed_pairs` do. Such pairs
-    lower the slopes out there, too, if the regularizer has no `domain` that they must stay in.
-
-    Args:
-        inputs: x, `(n, *input)`; use inputs that are not trained on.
-        low: the smallest standard deviation, in units of the inputs.
-        high: the largest; that of the noise that is to be withstood.
-        seed: of the first draw.
-
-    Raises:
-        InputError: not 0 < low <= high, or what `PairSet` refuses.
-
-    Example:
-        >>> gaussian_pairs(torch.zeros(50, 784)).u.shape
-        torch.Size([50, 784])
-    """
-    _require_rows(inputs)
-    if not 0 < low <= high <= LARGEST:
-        raise InputError("0 < low <= high", f"{low} and {high}", "Give the smallest and the largest deviation.")
-    return _drawn(partial(_draw_gaussian, inputs, low, high), _seeded(seed))
-
-
-@checked
 def matched_pairs(inputs: Tensor, *, seed: int = 0) -> PairSet:
     """Pairs of two different inputs, (x_i, x_s(i)), s one random cycle through all of them; as many pairs as inputs.
 
@@ -183,11 +157,6 @@ def _draw_embedded(
 
 def _draw_perturbed(inputs: Tensor, noise: float, generator: Generator) -> tuple[Tensor, Tensor]:
     return _stepped(inputs, _uniform(inputs, generator), noise)
-
-
-def _draw_gaussian(inputs: Tensor, low: float, high: float, generator: Generator) -> tuple[Tensor, Tensor]:
-    scale = low * (high / low) ** torch.rand(len(inputs), generator=generator).to(inputs)
-    return _stepped(inputs, torch.randn(inputs.shape, generator=generator).to(inputs), per_sample(scale, inputs))
 
 
 def _draw_matched(inputs: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:

@@ -54,9 +54,6 @@ class TrainConfig(PairOptions, LocalOptions):
     """Share of the training set held out for X_Lip: 6,000 of MNIST's 60,000."""
     pair_noise: FiniteFloat = Field(0.1, gt=0)
     """Noise of the pairs: they are held-out inputs and copies with noise uniform on [0, this]."""
-    pair_scales: tuple[FiniteFloat, FiniteFloat] | None = None
-    """Instead, against Gaussian noise: its smallest and largest standard deviation, such as 0.05, 1 (`gaussian_pairs`). These
-    pairs leave the box that the data live in."""
     redraw: bool = False
     """Draw the pairs afresh before every epoch, as the paper's regression does."""
     validation_share: FiniteFloat = Field(0.05, gt=0, lt=0.5)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from torch import Tensor, nn
+from torch import nn
 
 from ..data.neighbours import attainable_value
 from ..errors import InputError
-from ..pairs.sets import PairSet, gaussian_pairs, perturbed_pairs
+from ..pairs.sets import PairSet, perturbed_pairs
 from ..regularization.certificate import with_certificate
 from ..regularization.discrepancy import DiscrepancyPrinciple
 from ..regularization.local import LocalRegularizer
@@ -35,18 +35,10 @@ def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet
         if task.pair_inputs is None:
             do = "Make them from held-out inputs, for example with perturbed_pairs."
             raise InputError("pairs for the method clip on a DataLoader", "none", do)
-        pairs = _pairs_of(task.pair_inputs, config)
+        pairs = perturbed_pairs(task.pair_inputs, noise=config.pair_noise, seed=config.seed)
     options = config.model_dump(include=set(PairOptions.model_fields)) | ({"hold": False} if config.certify else {})
-    domain = task.domain if config.pair_scales is None else None
-    regularizer = LipschitzRegularizer(model, pairs, domain=domain, seed=config.seed, **options)
+    regularizer = LipschitzRegularizer(model, pairs, domain=task.domain, seed=config.seed, **options)
     return with_certificate(regularizer, config.certify, steps=task.steps // config.interval), regularizer
-
-
-def _pairs_of(inputs: Tensor, config: TrainConfig) -> PairSet:
-    if config.pair_scales is None:
-        return perturbed_pairs(inputs, noise=config.pair_noise, seed=config.seed)
-    low, high = config.pair_scales
-    return gaussian_pairs(inputs, low=low, high=high, seed=config.seed)
 
 
 def _local(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Made:
