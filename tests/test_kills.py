@@ -133,7 +133,8 @@ def test_two_writers_two_hundred_times(tmp_path):
         ended = [wait() for wait in waiting]
         assert sorted(one.code for one in ended) == [0, 2]
         seed = 1 + [one.code for one in ended].index(0)
-        assert "expected a folder into which no other process writes" in ended[2 - seed].err
+        late = "expected an output folder without a run in it"  # a training as short as this may be over already
+        assert any(told in ended[2 - seed].err for told in (late, "expected a folder into which no other process writes"))
         result, config = (json.loads((folder / f"run/{name}.json").read_text()) for name in ("result", "config"))
         assert result["seed"] == config["training"]["seed"] == seed
         assert result["weights_sha256"] == sha256_of(folder / "run/model.safetensors")
