@@ -20,6 +20,8 @@ from .records import plain_number
 
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
+LONGEST = 2**63 - 1
+"""Of the integers that torch knows; a longer one counts as a float."""
 
 
 def checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
@@ -47,7 +49,7 @@ def checked(function: Callable[Given, Returned]) -> Callable[Given, Returned]:
             if name not in bound.arguments:
                 continue
             value = bound.arguments[name]
-            bound.arguments[name] = plain = _plain(name, value, tensors="Tensor" in words)
+            bound.arguments[name] = plain = _plain(name, value, words)
             try:
                 adapter.validate_python(plain)
             except ValidationError as error:
@@ -71,17 +73,23 @@ def _words(hint: Any) -> str:
     return re.sub(r"\w[\w.]*\.(?=\w)", "", hint.__name__ if isinstance(hint, type) else str(hint))
 
 
-def _plain(name: str, value: Any, *, tensors: bool) -> Any:
-    """The value with numpy's types, and lists, as the types that annotations name."""
+def _plain(name: str, value: Any, words: str) -> Any:
+    """The value with numpy's types, and lists, as the types that the annotation, in words, names."""
     if isinstance(value, (list, tuple)) and type(value) in (list, tuple, torch.Size):
-        return tuple(_plain(name, item, tensors=tensors) for item in value)
+        return tuple(_plain(name, item, words) for item in value)
     if isinstance(value, np.ma.MaskedArray):
         raise InputError(f"{name} without a mask", "a masked array", "Fill or leave out the masked samples.")
-    if isinstance(value, np.ndarray) and tensors:
+    if isinstance(value, np.ndarray) and "Tensor" in words:
         return as_tensor(name, value)
     if isinstance(value, np.ndarray) and value.ndim <= 1:
         return tuple(value.tolist()) if value.ndim else value.item()
-    return plain_number(value)
+    value = plain_number(value)
+    if isinstance(value, int) and abs(value) > LONGEST and "float" in words:
+        try:
+            return float(value)
+        except OverflowError:
+            raise InputError(f"{name} to be a number of at most 1e308", _shown(value), "Give a smaller one.") from None
+    return value
 
 
 def as_tensor(name: str, array: np.ndarray[Any, Any]) -> Tensor:
