@@ -27,10 +27,9 @@ from cheaplip.robustness.accuracy import accuracy
 from cheaplip.robustness.attacks import log_odds
 from cheaplip.training.batches import TensorBatches, split
 from cheaplip.training.config import TrainConfig
-from cheaplip.training.loop import margin_ramp
 from cheaplip.training.optimizer import make_optimizer
 from cheaplip.training.presets import configure
-from cheaplip.training.schedule import make_lr_schedule
+from cheaplip.training.schedule import make_lr_schedule, margin_ramp
 
 PEERS = ("adversarial", "free", "trades", "jacobian")
 STEPS = 7
