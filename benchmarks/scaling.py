@@ -148,6 +148,8 @@ def worker(settings: str, out: Path) -> None:
     done = cheaplip.fit(network, data(), out=out / "run", resume=asked["resume"], **options)
     record = {"weights": done.model.state_dict(), "history": done.history, "marks": marks}
     torch.save(record, out / f"{processes.rank()}.pt")
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def train(folder: Path, kind: str, n: int, **more: Any) -> list[dict[str, Any]]:

@@ -1,11 +1,15 @@
 """Shares of rows: together they are all rows, whatever the number of processes."""
 
+import sys
+
 import pytest
 import torch
+import torch.distributed as dist
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cheaplip import processes
+from cheaplip.__main__ import main
 from cheaplip.processes import gathered, in_shares, mean, require_same, share, summed, total
 
 
@@ -36,3 +40,16 @@ def test_one_process_asks_nobody():
     assert total([1, 2.5]) == [1, 2.5]
     assert mean(0.3) == 0.3
     require_same([x], "the same x", "Nothing.")
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_a_finished_command_leaves_the_group(monkeypatch, tmp_path, code):
+    monkeypatch.setattr("cheaplip.cli.main", lambda: sys.exit(code))
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        with pytest.raises(SystemExit):
+            main()
+        assert dist.is_initialized() is bool(code)
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()

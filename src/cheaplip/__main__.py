@@ -20,8 +20,18 @@ def main() -> None:
         main()
     except Interrupted as interrupted:
         sys.exit(interrupted.code)
+    except SystemExit as end:
+        if not end.code:
+            _leave_group()
+        raise
     finally:
         end_on_signals()
+
+
+def _leave_group() -> None:
+    """End what torchrun's processes share; else a thread of gloo's now and then aborts a process that is done."""
+    if (dist := sys.modules.get("torch.distributed")) is not None and dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
