@@ -21,7 +21,7 @@ import step_cost
 import torch
 import typer
 from ledger import Record, Spec, append, carry_out, missing, read
-from robustness_tables import METRICS, curves, markdown, strong_against_cost
+from robustness_tables import EQUAL, METRICS, curves, markdown, strong_against_cost
 
 from cheaplip import evaluate_robustness
 from cheaplip.bounds.lower import lower_bound
@@ -41,7 +41,6 @@ TABLES = {"mnist": (0.95,), "fashion-mnist": (0.85, 0.76)}
 CURVES = {"mnist": (0.93, 0.95, 0.96, 0.97), "fashion-mnist": (0.74, 0.76, 0.80, 0.85)}
 AT = [("mnist", 0.95), ("fashion-mnist", 0.85)]
 """Where the plot of cost is taken."""
-EQUAL = ", equal time"
 # activation and learning rate, from the tuning
 BEST = {"adversarial": ("softplus", 0.1), "clip": ("softplus", 0.1), "jacobian": ("relu", 0.1)}
 MARGIN = {"margin": 4.0, "saturation": 0.3}  # the same for both data
@@ -262,6 +261,7 @@ def table(out: Path = OUT) -> None:
                 "n": len(records),
                 "metrics": metrics,
                 "cost": ratio[label.removesuffix(EQUAL)],
+                "epochs": records[0]["spec"].get("options", {}).get("epochs", configure().epochs),
             }
         )
     record = {"schema": 1, "rows": rows, "provenance": provenance(torch.device("cpu"))}
