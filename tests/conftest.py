@@ -12,7 +12,7 @@ from hypothesis import settings
 
 torch.set_num_threads(1)
 
-settings.register_profile("fast", max_examples=10, deadline=None, derandomize=True, database=None)
+settings.register_profile("fast", max_examples=12, deadline=None, derandomize=True, database=None)
 settings.load_profile("fast")
 
 

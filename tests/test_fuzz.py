@@ -234,7 +234,7 @@ ONE_PLACE = [HealthCheck.function_scoped_fixture]
 
 
 @given(example=commands())
-@settings(max_examples=4, suppress_health_check=ONE_PLACE)
+@settings(max_examples=8, suppress_health_check=ONE_PLACE)
 def test_some_commands(place, monkeypatch, capsys, example):
     call_the_command(place, monkeypatch, capsys, example)
 

@@ -91,7 +91,6 @@ def test_accumulated_batches_are_one_step(tmp_path):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_slopes_are_lower(tmp_path):
     slopes = []
     for weight in (0.0, 0.01):

@@ -133,7 +133,6 @@ def test_cells_leave_no_gap_at_the_ends_of_a_domain_far_out(seed):
     assert upper_bound(nn.Sequential(layer, nn.ReLU()), (1,), domain=(low, high)).value >= 1 - 1e-9
 
 
-@pytest.mark.slow
 def test_numbers_too_large_or_small_for_their_squares():
     def scaled(*factors):
         layers = [nn.Linear(1, 1).double() for _ in factors]

@@ -216,8 +216,8 @@ def bound(
     """Bracket the Lipschitz constant of a finished run.
 
     The bracket is lower <= Lip <= upper. Counts the test samples that are right and proved to stay so within each eps; every
-    sample's radius is left in radii.csv. For dense networks what is left of the budget goes into larger radii, from a bound of
-    each sample's own neighbourhood: in the column local_radius, and counted as certified_locally.
+    sample's radius is left in radii.csv. What is left of the budget goes into larger radii, from a bound of each sample's own
+    neighbourhood, where the network is not too wide for it: in the column local_radius, and counted as certified_locally.
     """
     from ..runs.execute import bound_run
 

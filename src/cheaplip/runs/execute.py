@@ -145,8 +145,8 @@ def bound_run(
     """Bracket the network of a finished run and certify its test part.
 
     Its `result.json` is written anew, and for a classifier `radii.csv`: index, label and certified radius of each test
-    sample, 0 where it is not classified right; for dense networks also the radius that a ball of its own proves, for as many
-    samples as there is time for.
+    sample, 0 where it is not classified right; where `certified_radius` has local ones, also the radius that a ball of its own
+    proves, for as many samples as there is time for.
 
     Raises:
         InputError: a folder that holds no finished run, an eps or a budget <= 0, a network that is code without `trust_model`.
