@@ -117,7 +117,10 @@ def check_classifier(model: Model, x: Tensor, y: Tensor) -> int:
     """The number of classes; `InputError` unless x is finite and the labels y fit it and the model's outputs."""
     if y.dtype != torch.int64 or y.dim() != 1 or x.dim() == 0 or len(x) != len(y) or len(y) == 0:
         got = f"x {tuple(x.shape)}, y {tuple(y.shape)} of {y.dtype}"
-        raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, "Give one class number a sample.")
+        do = "Give one class number a sample."
+        if y.is_floating_point():
+            do += " Real values have no accuracy: compare their loss with and without noise, and see lipschitz_bracket."
+        raise InputError("inputs (n, *input) and int64 labels (n,), n >= 1", got, do)
     if not all_finite(x):
         raise InputError("finite inputs", "nan or inf", "Remove or impute the samples with missing values.")
     with torch.no_grad():

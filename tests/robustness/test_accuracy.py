@@ -179,7 +179,7 @@ X, Y = torch.rand(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
     [
         (X, Y + 1, "labels 1 to 3"),
         (X, Y - 1, "labels -1 to 1"),
-        (X, Y.float(), "float32"),
+        (X, Y.float(), "float32.*one class number.*lipschitz_bracket"),
         (X, Y[:, None], r"y \(6, 1\)"),
         (X[:5], Y, r"x \(5, 5\)"),
         (X[:0], Y[:0], "n >= 1"),
