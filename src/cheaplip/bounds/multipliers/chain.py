@@ -61,17 +61,20 @@ def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
     """
     weights: list[Tensor] = []
     between: list[_Step] = []  # between[i] follows weights[i]
+    devices = (tensor.device for layer in layers for tensor in (*layer.module.parameters(), *layer.module.buffers()))
+    device = next(devices, torch.device("cpu"))  # pooling and reshaping have none
     for layer in layers:
         module, shape, out = layer.module, layer.shape, layer.out
         if isinstance(module, Reshaping | Shift):
             continue
         if isinstance(module, Scaling) and module.factor.numel() == 1 and len(weights) > len(between):
-            weights[-1] = module.factor.flatten() * weights[-1]
+            weights[-1] = module.factor.flatten().to(device) * weights[-1]
             continue
         weight = linear_weight(module, shape, out)
         if weight is not None:
             if weight.numel() > ENTRIES:
                 return None
+            weight = weight.to(device)
             if len(weights) > len(between):  # the previous layer was linear too
                 if weight.dim() == weights[-1].dim() == 2 and weight.shape[1] == weights[-1].shape[0]:
                     weights[-1] = weight @ weights[-1]
@@ -91,7 +94,6 @@ def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
     last = layers[-1].out if layers else ()
     if len(weights) == len(between):
         weights.append(torch.eye(last[0] if math.prod(last) > DENSE_ROWS else math.prod(last)).double())
-    device = next((w.device for w in weights if w.numel()), torch.device("cpu"))
     weights = [(weight if torch.is_grad_enabled() else weight.detach()).to(device) for weight in weights]
     settled = [_settled(step, before, after) for step, before, after in zip(between, weights, weights[1:], strict=False)]
     return Chain(weights, [(low.to(device), high.to(device)) for (low, high), _ in settled], [k for _, k in settled])
