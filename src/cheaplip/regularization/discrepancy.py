@@ -77,8 +77,8 @@ class DiscrepancyPrinciple(WeightScheduler):
         gain: of the multiplicative rule, on the excess.
         damping: of the multiplicative rule, on the change of the excess since the last update; by default twice the gain.
         largest_step: bound on the change of log(weight) in one update of the multiplicative rule. It is halved when two
-            consecutive full-length steps have opposite signs, and recovers otherwise. Without this, networks that react
-            within one epoch (wide ones, or with a large certificate weight) oscillate indefinitely.
+            consecutive full-length steps have opposite signs, and recovers otherwise, fast where steps are too short. Without
+            this, networks that react within one epoch (wide ones, or with a large certificate weight) oscillate indefinitely.
         warmup: updates during which the weight is 0, so that the network first learns something to regularise. The
             multiplicative rule then stays at 0 until the target is met once: below the target there is nothing to trade.
         every: how many calls of `step` make one update; 1 with one call an epoch, k with one call a minibatch.
@@ -222,13 +222,13 @@ class DiscrepancyPrinciple(WeightScheduler):
         return math.log(max(value, 1e-12) / target)
 
     def _adapt(self, step: float) -> None:
-        """Halve the bound after two full-length steps that each reversed the one before."""
-        reversed_ = step * self.last_log_step < 0
-        self.reversals = self.reversals + 1 if reversed_ and abs(step) >= self.step_bound else 0
+        """Halve the bound after two full-length steps that each reversed the one before; double it after one that did not."""
+        reversed_, full = step * self.last_log_step < 0, abs(step) >= self.step_bound
+        self.reversals = self.reversals + 1 if reversed_ and full else 0
         if self.reversals >= 2:
             self.step_bound = max(self.step_bound / 2, SMALLEST_STEP_BOUND * self.largest_step)
         elif not reversed_:
-            self.step_bound = min(1.2 * self.step_bound, self.largest_step)
+            self.step_bound = min((2 if full else 1.2) * self.step_bound, self.largest_step)
         self.last_log_step = step
 
     @property

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .penalty import ClipNorm
+from .usual import UsualNorm
 
 FACTOR = 1.5
 GROWTH = 0.2
@@ -28,20 +28,16 @@ class GradientClip:
     """
 
     def __init__(self, steps: int) -> None:
-        self._rate = min(GROWTH / max(steps, 1), 1.0)
-        self.usual: Tensor | None = None  # () on the parameters' device
+        self.usual = UsualNorm(FACTOR, min(GROWTH / max(steps, 1), 1.0))
 
     def __call__(self, parameters: Iterable[nn.Parameter], clip_norm: ClipNorm = nn.utils.clip_grad_norm_) -> None:
         """Clip the gradients in place."""
-        norm = clip_norm(parameters, torch.inf if self.usual is None else FACTOR * self.usual)
-        usual = norm if self.usual is None else self.usual.to(norm.device)
-        after = usual.lerp(torch.minimum(norm, FACTOR * usual), self._rate)
-        self.usual = torch.where(usual.isfinite(), torch.where(norm.isfinite(), after, usual), norm)
+        self.usual.learn(clip_norm(parameters, self.usual.limit))
 
     def state_dict(self) -> dict[str, Any]:
         """The usual norm."""
-        return {"usual": self.usual}
+        return self.usual.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
-        self.usual = state["usual"]
+        self.usual.load_state_dict(state)

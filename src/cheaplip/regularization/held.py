@@ -49,6 +49,15 @@ class HeldGradient:
         before, self._versions = self._versions, [parameter._version for parameter in self._parameters]
         return before != self._versions
 
+    def norm(self) -> Tensor:
+        """Of the gradient, `()`."""
+        return torch.stack(torch._foreach_norm(self._gradients)).norm() if self._gradients else torch.zeros(())
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply the gradient, and leave the value."""
+        if self._gradients:
+            torch._foreach_mul_(self._gradients, factor.to(self._gradients[0].device))
+
     def is_elsewhere(self) -> bool:
         """Whether the network has moved to another device since the evaluation."""
         return bool(self._parameters) and self._parameters[0].device != self._gradients[0].device

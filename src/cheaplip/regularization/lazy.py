@@ -15,6 +15,14 @@ from ..errors import InputError
 from ..inference import Model, device_of, modules_of, parameters_of
 from .held import HeldGradient, held_from, held_state
 from .penalty import Penalty
+from .statistics import has_running_statistics
+from .usual import UsualNorm
+
+RATE = 0.05
+LONGEST = {False: 3.0, True: 1.5}
+"""A gradient that counts for several steps is shortened to so many times its usual length, an average at this rate. Without
+that a training can run away: too long a step makes the network steeper, and the next gradient longer. With batch normalisation
+(True) it happens soon, because running statistics follow the weights some steps late."""
 
 
 class LazyPenalty(Penalty):
@@ -44,6 +52,7 @@ class LazyPenalty(Penalty):
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._held: HeldGradient | None = None
+        self._usual = UsualNorm(LONGEST[has_running_statistics(model)], RATE)
         self._evaluated = False  # since the last turn; without a held gradient the penalty was not finite
         self._compared = False  # with what the other processes have
         self._called = False  # since the last step
@@ -93,11 +102,16 @@ class LazyPenalty(Penalty):
         if not self._compared:
             self._compare()
             self._compared = True
-        self._held = self._evaluate()
+        held = self._evaluate()
+        norm = held.norm()
         self._evaluated = True
-        self.latest = float(self._held.value)
-        if not math.isfinite(self.latest):
-            self.skipped, self._held, self.latest = self.skipped + 1, None, 0.0
+        self.latest, of_gradient = torch.stack([held.value.double(), norm.to(held.value).double()]).tolist()
+        self._held = held if math.isfinite(self.latest) and math.isfinite(of_gradient) else None
+        if self._held is None:
+            self.skipped, self.latest = self.skipped + 1, 0.0
+        elif self.interval > 1 and not self._has_closure:  # whose line search compares values
+            held.scale((self._usual.limit / norm).clamp(max=1.0))
+            self._usual.learn(norm)
 
     def _compare(self) -> None:
         """`InputError` unless all processes have one network, and each of them all of it."""
@@ -115,12 +129,13 @@ class LazyPenalty(Penalty):
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
         held = {"held": held_state(self._held, self.model), "evaluated": self._evaluated, "has_closure": self._has_closure}
-        return {"calls": self.calls, "skipped": self.skipped, **held}
+        return {"calls": self.calls, "skipped": self.skipped, **held, **self._usual.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self.calls, self.skipped, self._has_closure = state["calls"], state["skipped"], state["has_closure"]
         self._held = held_from(state["held"], self.model)
+        self._usual.load_state_dict(state)
         self.latest = 0.0 if self._held is None else float(self._held.value)
         self._evaluated = state["evaluated"] and (self._held is not None or state["held"] is None)
 
