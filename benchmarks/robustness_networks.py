@@ -24,7 +24,7 @@ from ledger import Record, Spec, carry_out, read
 from robustness_tables import written
 from torch import nn
 
-from cheaplip import evaluate_robustness
+from cheaplip import evaluate_robustness, lipschitz_bracket
 from cheaplip.data import load
 from cheaplip.models import cnn
 from cheaplip.provenance import provenance
@@ -41,6 +41,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "CLIP": ("clip", {}),
+    "CLIP, noise": ("clip", {"input_noise": 1.0}),
+    "CLIP, certificate": ("clip", {"certify": 0.1}),
     "local": ("local", {}),
     "adversarial, 7 steps": ("adversarial", {}),
     "adversarial, 1 step": ("adversarial", {"steps": 1}),
@@ -48,23 +50,32 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "adversarial, half, 1 step": ("adversarial", {"steps": 1, "share": 0.5}),
     "free, m = 4": ("free", {"replays": 4}),
 }
-"""The kind of training, and the options of the peer."""
+"""The kind of training, and its options: settings of `fit`, or those of the peer."""
 METRICS = ("train", "test", "noise", "pgd", "strong")
+BOUNDED = "CLIP"
+"""Begins the names of methods whose networks get a bracket."""
+SECONDS = 30.0
+"""For it."""
 app = typer.Typer(add_completion=False, help=__doc__)
 
 
 def one(spec: Spec) -> Record:
     torch.set_num_threads(1)
-    data, (kind, peer) = peers.placed(load("fashion-mnist")), METHODS[spec["method"]]
+    data, (kind, options) = peers.placed(load("fashion-mnist")), METHODS[spec["method"]]
+    settings = {"seed": spec["seed"], "epochs": EPOCHS, "target": TARGET}
     torch.manual_seed(spec["seed"])
     model = NETWORKS[spec["network"]]()
-    record = peers.trained(kind, model, data, {"seed": spec["seed"], "epochs": EPOCHS, "target": TARGET}, peer)
+    given = (settings, options) if kind in peers.PEERS else (settings | options, {})
+    record = peers.trained(kind, model, data, *given)
     report = evaluate_robustness(
         model, data.test_x, data.test_y, curve=(), domain=data.domain, seed=spec["seed"], attack_samples=ATTACKED
     )
     accuracies = (report.test_accuracy, report.noise_accuracy, report.pgd_accuracy, report.strong_accuracy)
     values = (accuracy(model, data.train_x, data.train_y), *accuracies)
     record |= dict(zip(METRICS, values, strict=True))
+    if spec["method"].startswith(BOUNDED):
+        bracket = lipschitz_bracket(model, data.test_x[:500], budget=SECONDS)
+        record |= {"lower": bracket.lower, "upper": bracket.upper}
     if spec["seed"] == SEEDS[0]:
         fewer = evaluate_robustness(model, data.test_x, data.test_y, curve=(), domain=data.domain, attack_samples=JUDGED)
         fooled = by_judge(model, data, torch.arange(JUDGED), 2.0)
@@ -96,13 +107,15 @@ def table(out: Path = OUT) -> None:
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in read(out / "runs.jsonl"):
         groups.setdefault((record["spec"]["network"], record["spec"]["method"]), []).append(record)
-    lines = ["| network | method | n | " + " | ".join(METRICS) + " |", "|---" * (3 + len(METRICS)) + "|"]
+    lines = ["| network | method | n | " + " | ".join(METRICS) + " | Lipschitz |", "|---" * (4 + len(METRICS)) + "|"]
     rows = []
     for (network, method), records in sorted(groups.items(), key=lambda item: item[0][0]):
-        estimates = {name: mean_interval([record[name] for record in records]) for name in METRICS}
+        known = [name for name in (*METRICS, "lower", "upper") if name in records[0]]
+        estimates = {name: mean_interval([record[name] for record in records]) for name in known}
         metrics = {name: {"mean": mean, "ci95": ci95} for name, (mean, ci95) in estimates.items()}
         rows.append({"network": network, "method": method, "n": len(records), "metrics": metrics})
-        cells = [network, method, str(len(records)), *(written(name, metrics[name]) for name in METRICS)]
+        bracket = f"{metrics['lower']['mean']:.3g} .. {metrics['upper']['mean']:.3g}" if "lower" in known else ""
+        cells = [network, method, str(len(records)), *(written(name, metrics[name]) for name in METRICS), bracket]
         lines.append("| " + " | ".join(cells) + " |")
     (out / "table.json").write_text(json.dumps({"schema": 1, "rows": rows}, indent=2) + "\n")
     (out / "table.md").write_text("\n".join(lines) + "\n")

@@ -11,6 +11,7 @@ from .regularization.certificate import CertificateRegularizer
 from .regularization.discrepancy import DiscrepancyPrinciple
 from .regularization.local import LocalRegularizer
 from .regularization.margin_loss import margin_cross_entropy
+from .regularization.noise import NoiseRegularizer
 from .regularization.penalty import PenaltySum
 from .regularization.regularizer import LipschitzRegularizer
 from .regularization.scheduler import ConstantWeight
@@ -30,6 +31,7 @@ __all__ = [
     "LipschitzRegularizer",
     "LocalRegularizer",
     "LowerBound",
+    "NoiseRegularizer",
     "PairSet",
     "PenaltySum",
     "PenaltyTerm",

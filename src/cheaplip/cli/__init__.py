@@ -135,6 +135,7 @@ def train(
     reduction: Annotated[str | None, field_option(TrainConfig, "reduction")] = None,
     power: Annotated[int | None, field_option(TrainConfig, "power")] = None,
     certify: Annotated[float | None, field_option(TrainConfig, "certify")] = None,
+    input_noise: Annotated[float | None, field_option(TrainConfig, "input_noise")] = None,
     margin: Annotated[float | None, field_option(TrainConfig, "margin")] = None,
     saturation: Annotated[float | None, field_option(TrainConfig, "saturation")] = None,
     ascent: Annotated[str | None, field_option(TrainConfig, "ascent")] = None,

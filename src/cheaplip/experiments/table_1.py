@@ -24,6 +24,11 @@ SEVEN: dict[str, Options] = {
 }
 """The rows of Table 1."""
 
+NOISY: dict[str, Options] = {
+    f"{name}-noise": {**row, "input_noise": 1.0} for name, row in SEVEN.items() if row["method"] == "clip"
+}
+"""CLIP that is to bear noise as strong as that of the table, which lies far from its pairs."""
+
 MISSED: dict[str, Options] = {f"clip-{100 * t:g}": {"method": "clip", "target": t} for t in (0.918, 0.876)}
 """CLIP at the training accuracies where the paper's CLIP 90 and CLIP 85 ended on MNIST."""
 
@@ -94,7 +99,7 @@ BLOCKS: dict[str, tuple[Options, Mapping[str, Options]]] = {
         {"data": "fashion-mnist", **CERTIFIABLE},
         certified_wide_table("fashion-mnist", 0.85) | certified_wide_table("fashion-mnist", 0.80),
     ),
-    "fashion-mnist-cnn": ({"data": "fashion-mnist", "model": "cnn", **FEWER}, SEVEN),
+    "fashion-mnist-cnn": ({"data": "fashion-mnist", "model": "cnn", **FEWER}, SEVEN | NOISY),
 }
 """Every table: the settings that all its rows share, and the rows."""
 

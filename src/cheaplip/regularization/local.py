@@ -19,6 +19,7 @@ from ..inference import Model, check_classifier, device_of, evaluating, forward_
 from ..norms import all_finite, per_sample, sample_norm
 from ..records import validated
 from ..robustness.attacks import log_odds
+from .draws import Draws
 from .held import HeldGradient, evaluate
 from .lazy import LazyPenalty
 from .options import LocalOptions
@@ -167,17 +168,16 @@ class LocalRegularizer(LazyPenalty):
         self.domain, self.seed = domain, seed
         self._x, self._y = samples
         _check_samples(model, *samples, domain)
-        self._generator = torch.Generator().manual_seed(seed)
-        self._waiting = torch.empty(0, dtype=torch.int64)  # samples not yet drawn in this round
-        self._turn()
+        self._draws = Draws(len(self._x), self.options.attacked, seed)
+
+    @property
+    def drawn(self) -> Tensor:
+        """Which samples the penalty is of, `(attacked,)`."""
+        return self._draws.drawn
 
     def _turn(self) -> None:
         """Draw the next samples."""
-        attacked = min(self.options.attacked, len(self._x))
-        if len(self._waiting) < attacked:
-            self._waiting = torch.randperm(len(self._x), generator=self._generator)
-        self.drawn, self._waiting = self._waiting[:attacked], self._waiting[attacked:]
-        """Which samples the penalty is of, `(attacked,)`."""
+        self._draws.turn()
 
     def _evaluate(self) -> HeldGradient:
         """The penalty of the drawn samples and its gradient, part by part."""
@@ -212,17 +212,12 @@ class LocalRegularizer(LazyPenalty):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
-        drawn = {"drawn": self.drawn, "waiting": self._waiting, "generator": self._generator.get_state()}
-        return {**super().state_dict(), **drawn}
+        return {**super().state_dict(), **self._draws.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; `InputError` if it belongs to other samples."""
-        drawn, waiting = state["drawn"].cpu(), state["waiting"].cpu()
-        if int(torch.cat([drawn, waiting]).max()) >= len(self._x):
-            raise InputError(f"a state of {len(self._x)} samples", "one of more", "Make it with the same samples.")
+        self._draws.load_state_dict(state)
         super().load_state_dict(state)
-        self.drawn, self._waiting = drawn, waiting
-        self._generator.set_state(state["generator"].cpu())
 
 
 def _check_samples(model: Model, x: Tensor, y: Tensor, domain: Box | None) -> None:

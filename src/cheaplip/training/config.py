@@ -54,6 +54,9 @@ class TrainConfig(PairOptions, LocalOptions):
     """Share of the training set held out for X_Lip: 6,000 of MNIST's 60,000."""
     pair_noise: FiniteFloat = Field(0.1, gt=0)
     """Noise of the pairs: they are held-out inputs and copies with noise uniform on [0, this]."""
+    input_noise: FiniteFloat = Field(0.0, ge=0)
+    """Largest standard deviation of noise on inputs that the network is to bear, far beyond the pairs, such as 1 for images in
+    [0, 1]; for clip. 0: none (see `NoiseRegularizer`)."""
     redraw: bool = False
     """Draw the pairs afresh before every epoch, as the paper's regression does."""
     validation_share: FiniteFloat = Field(0.05, gt=0, lt=0.5)
@@ -94,6 +97,8 @@ class TrainConfig(PairOptions, LocalOptions):
             raise InputError("a tolerance, a target, a Lipschitz constant or a constant weight, one of them", got, do)
         if self.lipschitz is not None and self.method != "clip":
             raise InputError("method='clip' for a Lipschitz constant", repr(self.method), "Only clip measures it.")
+        if self.input_noise and self.method != "clip":
+            raise InputError("method='clip' for a noise to bear", repr(self.method), "Use clip, or input_noise=0.")
         if (self.method == "standard" or self.weight == 0) and (self.margin or self.saturation):
             do = "They ramp up with the weight: use plain cross-entropy, or a weight."
             raise InputError("a method with a weight for a margin or a saturation", f"{self.method!r} and {self.weight}", do)
