@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from cheaplip import DiscrepancyPrinciple
 from cheaplip.errors import InputError
-from cheaplip.regularization.discrepancy import FLOOR, additive_rule, multiplicative_rule
+from cheaplip.regularization.discrepancy import FLOOR, RAMP, additive_rule, multiplicative_rule
 from cheaplip.regularization.scheduler import ConstantWeight
 
 NUMBERS = st.floats(-1e6, 1e6)
@@ -257,12 +257,22 @@ def test_the_largest_penalty_before_the_first_update_caps_the_weight():
     scheduler = DiscrepancyPrinciple(0.9, initial=1.0, warmup=1)
     assert scheduler.cap(0.1) == 0.0
     scheduler.step(0.95)
-    assert [scheduler.cap(c) for c in (math.inf, 2.0, 0.25, 0.5)] == [1.0, 1.0, 0.25, 0.25]
+    caps = [scheduler.cap(c) for c in (math.inf, 2.0, 0.25, *[0.5] * RAMP)]
+    assert caps[:2] == [1.0, 1.0]
+    assert caps[2:] == pytest.approx([0.25 * min(k / RAMP, 1.0) for k in range(1, RAMP + 2)])  # it comes in bit by bit
     assert scheduler.weight == 0.25
     scheduler.step(0.95)
     after = scheduler.weight
     assert 0.25 < after < 1.0
     assert scheduler.cap(0.01) == after  # from there the rule moves it
+
+
+def test_a_weight_that_comes_in_goes_on_after_a_checkpoint():
+    one, other = (DiscrepancyPrinciple(0.9, initial=1.0, warmup=0) for _ in range(2))
+    for _ in range(7):
+        one.cap(0.5)
+    other.load_state_dict(one.state_dict())
+    assert one.cap(0.5) == other.cap(0.5) == pytest.approx(0.5 * 8 / RAMP)
 
 
 def test_the_printed_rule_and_a_constant_weight_have_no_cap():

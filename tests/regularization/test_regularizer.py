@@ -11,7 +11,7 @@ from torch import nn
 
 from cheaplip import PairSet, perturbed_pairs
 from cheaplip.norms import sample_norm
-from cheaplip.regularization.regularizer import LipschitzRegularizer, reduce_quotients
+from cheaplip.regularization.regularizer import ROUNDS, LipschitzRegularizer, reduce_quotients
 from support import oracles
 from support.networks import make_regularizer, network, some_pairs
 
@@ -265,3 +265,22 @@ def test_pairs_follow_the_type_of_the_network(dtype):
     assert float(regularizer.lower_bound()) <= float(torch.linalg.matrix_norm(model.weight.detach().double(), 2)) * 1.05
     regularizer.step()
     assert regularizer.refine() > 0
+
+
+@pytest.mark.parametrize("normalised", [False, True])
+def test_with_batch_normalisation_pairs_come_back_to_the_data_now_and_then(normalised):
+    model = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8) if normalised else nn.Identity(), nn.Tanh(), nn.Linear(8, 1))
+    inputs = torch.randn(20, 4)
+    regularizer = LipschitzRegularizer(model, perturbed_pairs(inputs), domain=(-50, 50), active=10, interval=1, explore=0.0)
+
+    def away():
+        points = regularizer.pairs
+        return float((points.u[:, None] - inputs).norm(dim=2).amin(1).max())
+
+    steps = 2 * ROUNDS  # two visits make a round
+    travelled = []
+    for _ in range(3 * steps):
+        regularizer.step()
+        travelled.append(away())
+    assert travelled[steps - 2] > 0
+    assert (min(travelled[steps - 1 :: steps]) < 0.5 * travelled[steps - 2]) == normalised

@@ -20,6 +20,7 @@ from cheaplip import (
 )
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import with_certificate
+from cheaplip.regularization.discrepancy import RAMP
 from cheaplip.regularization.penalty import Penalty
 from cheaplip.regularization.term import PERIOD, RunningValue
 from cheaplip.regularization.weight_norm import WeightNorm
@@ -63,7 +64,9 @@ def test_a_weight_far_too_high_starts_where_the_penalty_costs_a_share_of_a_const
     scheduler = DiscrepancyPrinciple(0.9, initial=1e6, warmup=0)
     term = PenaltyTerm(regularizer, scheduler)
     x, y = torch.ones(4, 1), torch.tensor([0, 1, 2, 0])
-    assert float(term(weights(x), y).detach()) == pytest.approx(Penalty.first_share * math.log(3))
+    values = [float(term(weights(x), y).detach()) for _ in range(RAMP + 1)]
+    assert values[0] == pytest.approx(values[-1] / RAMP)
+    assert values[-2:] == pytest.approx([Penalty.first_share * math.log(3)] * 2)
     assert scheduler.weight == pytest.approx(Penalty.first_share * math.log(3) / 27)
     term.step()
     scheduler.step(0.95)  # from the first update on, the rule alone moves it
@@ -86,7 +89,8 @@ def test_real_values_are_capped_by_their_variance():
     term = PenaltyTerm(make_regularizer(model, some_pairs()), scheduler)
     x, _ = batch()
     y = torch.randn(16, 1)
-    assert float(term(model(x), y).detach()) == pytest.approx(Penalty.first_share * float(y.var(correction=0)), rel=1e-5)
+    *_, value = (float(term(model(x), y).detach()) for _ in range(RAMP))
+    assert value == pytest.approx(Penalty.first_share * float(y.var(correction=0)), rel=1e-5)
 
 
 def test_it_steers_by_what_it_has_seen():

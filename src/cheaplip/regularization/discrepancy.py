@@ -24,6 +24,8 @@ SMALLEST_STEP_BOUND = 1 / 64
 """The bound of a step is halved down to this share of `largest_step`."""
 
 
+RAMP = 100
+"""Calls over which a weight that was far too high comes in."""
 PATIENCE = 30
 """Updates after the warm-up without a weight before a warning."""
 STATE = (
@@ -37,6 +39,7 @@ STATE = (
     "step_bound",
     "last_log_step",
     "reversals",
+    "capped",
     "weight",
 )
 """What changes during training."""
@@ -150,6 +153,7 @@ class DiscrepancyPrinciple(WeightScheduler):
         self.has_moved = False  # since the weight left 0
         self.step_bound = largest_step  # the bound of a step now
         self.last_log_step, self.reversals = 0.0, 0  # the last change of log(weight); full-length steps that reversed it
+        self.capped = 0  # calls of `cap` since the weight was lowered by it
         self.started = warmup == 0
         self.weight = initial if self.started else 0.0
 
@@ -237,17 +241,22 @@ class DiscrepancyPrinciple(WeightScheduler):
         return self.rule == "multiplicative" and not self.has_moved
 
     def cap(self, weight: float) -> float:
-        """Until the rule's first update: lower the weight to `weight` if it is above. Returns the weight.
+        """Until the rule's first update: lower the weight to `weight` if it is above. Returns the weight to use now.
 
         A constant network has no penalty and the loss of the best constant. Where weight * penalty exceeds that loss, the
         constant network is the better minimiser, and a network that has become constant rarely recovers. With `weight` =
         that loss / penalty, a weight that starts far too high starts where it is harmless; then the rule moves it. The
-        smallest cap counts, because the first penalties, of pairs without ascent, are small. The paper's additive rule has
-        no cap.
+        smallest cap counts, because the first penalties, of pairs without ascent, are small. A weight that was lowered comes
+        in over `RAMP` calls: at once, it may still be enough for a convolutional network to lose all its ReLUs. The paper's
+        additive rule has no cap.
         """
-        if self.is_capped:
-            self.weight = min(self.weight, weight)
-        return self.weight
+        if not self.is_capped:
+            return self.weight
+        self.weight = min(self.weight, weight)
+        if not 0 < self.weight < self.initial:
+            return self.weight
+        self.capped = min(self.capped + 1, RAMP)
+        return self.weight * self.capped / RAMP
 
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""

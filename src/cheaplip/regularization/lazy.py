@@ -15,14 +15,11 @@ from ..errors import InputError
 from ..inference import Model, device_of, modules_of, parameters_of
 from .held import HeldGradient, held_from, held_state
 from .penalty import Penalty
-from .statistics import has_running_statistics
 from .usual import UsualNorm
 
-RATE = 0.05
-LONGEST = {False: 3.0, True: 1.5}
+LONGEST, RATE = 3.0, 0.05
 """A gradient that counts for several steps is shortened to so many times its usual length, an average at this rate. Without
-that a training can run away: too long a step makes the network steeper, and the next gradient longer. With batch normalisation
-(True) it happens soon, because running statistics follow the weights some steps late."""
+that a training can run away: too long a step makes the network steeper, and the next gradient longer."""
 
 
 class LazyPenalty(Penalty):
@@ -52,7 +49,7 @@ class LazyPenalty(Penalty):
         self.skipped = 0
         """Penalties that were not finite and therefore left out."""
         self._held: HeldGradient | None = None
-        self._usual = UsualNorm(LONGEST[has_running_statistics(model)], RATE)
+        self._usual = UsualNorm(LONGEST, RATE)
         self._evaluated = False  # since the last turn; without a held gradient the penalty was not finite
         self._compared = False  # with what the other processes have
         self._called = False  # since the last step

@@ -21,7 +21,8 @@ class PairState:
     quotient: Tensor  # (pairs,) when last visited; inf before the first visit, so that new pairs count as hard
     order: Tensor  # (pool,) the working pool, in the order in which this round visits it
     before: Tensor  # (active,) quotients of the active pairs before their last ascent; nan where there was none
-    cursor: int  # the active pairs are order[cursor : cursor + active]
+    cursor: int = 0  # the active pairs are order[cursor : cursor + active]
+    rounds: int = 0  # finished
 
     @property
     def active(self) -> Tensor:
@@ -42,7 +43,7 @@ def fresh_state(points: Tensor, *, pool: int, active: int, step_size: float, gen
     """The state before the first step: a random pool."""
     of_each = points.new_ones(len(points), dtype=torch.promote_types(points.dtype, torch.float32))
     order = _shuffled(len(points), generator, points.device)[:pool]
-    return PairState(points, of_each * step_size, of_each * torch.inf, order, of_each[:active] * torch.nan, 0)
+    return PairState(points, of_each * step_size, of_each * torch.inf, order, of_each[:active] * torch.nan)
 
 
 def rotate(state: PairState, renewal: float, generator: Generator) -> None:
@@ -51,7 +52,7 @@ def rotate(state: PairState, renewal: float, generator: Generator) -> None:
     state.cursor += active
     if state.cursor + active <= pool:
         return
-    state.cursor = 0
+    state.cursor, state.rounds = 0, state.rounds + 1
     kept = pool - min(int(renewal * pool), len(state.points) - pool)
     outside = torch.ones(len(state.points), dtype=torch.bool, device=state.order.device)
     outside[state.order] = False

@@ -27,6 +27,8 @@ from .statistics import has_running_statistics
 
 PASSES = 4
 """Of a sample, that a pair takes: two points, for the ascent and for the penalty."""
+ROUNDS = 4
+"""Rounds of a pool after which pairs start again from data, where slopes far from data have nothing to do with them."""
 SEPARATION = 0.01
 """Pairs are kept at least this far apart, in units of their initial median distance."""
 
@@ -49,7 +51,8 @@ class LipschitzRegularizer(LazyPenalty):
 
     Pairs are visited in rounds through a working pool. The network changes while a pair waits, and the pair's quotient
     falls. So the pool is small enough to be visited often. After each round its least steep pairs make room for others of
-    the set, and the steepest pairs stay.
+    the set, and the steepest pairs stay. Those of a network with batch normalisation start again from the data after four
+    rounds (unless a constant is `allowed`): an ascent that goes on leads to where its slopes have nothing to do with data.
 
     Of several processes (see `processes`), which train one network, all hold all pairs, and each evaluates and raises its
     share of the active ones. What they find is exchanged, so that all have the same penalty, pairs and state.
@@ -103,8 +106,11 @@ class LipschitzRegularizer(LazyPenalty):
         if domain is not None:
             _check_box(domain, pairs)
         super().__init__(model, interval=interval, hold=hold)
-        if explore is None:  # far from data such networks have slopes that drown those near them
-            explore = 0.0 if has_running_statistics(model) and not allowed else 0.5
+        # far from data such networks have slopes that drown those near them
+        near = has_running_statistics(model) and not allowed
+        if explore is None:
+            explore = 0.0 if near else 0.5
+        self._rounds = 1 if pairs.moves else ROUNDS if near and pairs.draw is not None else 0
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
         self._spans = domain is None
@@ -130,7 +136,7 @@ class LipschitzRegularizer(LazyPenalty):
         """Turn to the next active pairs and raise their quotients (Algorithm 1)."""
         self._follow_the_model()
         rotate(self.state, self.options.renewal, self._generator)
-        if self._pairs.moves and self.state.cursor == 0:
+        if self._rounds and self.state.cursor == 0 and self.state.rounds % self._rounds == 0:
             self.redraw()
             self.domain = _span(self._pairs) if self._spans else self.domain
         active, state = self.state.active, self.state
