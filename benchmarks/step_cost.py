@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cheaplip import LipschitzRegularizer, LocalRegularizer, perturbed_pairs
+from cheaplip import LipschitzRegularizer, LocalRegularizer, NoiseRegularizer, PenaltySum, perturbed_pairs
 from cheaplip.inference import evaluating
 from cheaplip.models import cnn, mlp
 from cheaplip.norms import per_sample, sample_unit
@@ -129,8 +129,10 @@ def clip(config: TrainConfig) -> Callable[[Setting], Step]:
     def make(s: Setting) -> Step:
         settings = config.model_dump(include=set(PairOptions.model_fields)) | ({"hold": False} if config.certify else {})
         regularizer = LipschitzRegularizer(s.model, perturbed_pairs(s.held_out), domain=(0, 1), **settings)
-
-        term = PenaltyTerm(with_certificate(regularizer, config.certify), ConstantWeight(WEIGHT))
+        penalty = with_certificate(regularizer, config.certify)
+        if config.input_noise:
+            penalty = PenaltySum([(1.0, penalty), (0.1, NoiseRegularizer(s.model, s.held_out, noise=config.input_noise))])
+        term = PenaltyTerm(penalty, ConstantWeight(WEIGHT))
 
         def step() -> None:
             outputs = s.model(s.x)
@@ -236,6 +238,7 @@ def jacobian(s: Setting) -> Step:
 METHODS: dict[str, Callable[[Setting], Step]] = {
     "plain": plain,
     "CLIP (default)": clip(configure()),
+    "CLIP, noise": clip(configure(input_noise=1.0)),
     "local": local(configure(method="local")),
     "CLIP, every step": clip(configure(interval=1)),
     "CLIP (paper preset)": clip(configure("paper")),
@@ -248,7 +251,7 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "TRADES, 7 steps": trades,
     "Jacobian, 1 projection": jacobian,
 }
-LAZY = {"CLIP (default)", "local"}
+LAZY = {"CLIP (default)", "CLIP, noise", "local"}
 COSTLY = METHODS.keys() - LAZY - {"plain", "Weight Reg."}
 SWEEP = {f"CLIP, m = {m}": clip(configure(active=m)) for m in (4, 8, 16, 32, 64, 128)}
 
@@ -368,6 +371,7 @@ def main(
     pair = base | {"CLIP (default)": clip(configure())}
     certified = base | {"CLIP (default)": clip(configure()), "CLIP, certify": clip(configure(certify=0.1))}
     tables["mlp, certificate"] = measure(make, shape, certified, batch, on, rounds, 4)
+    tables["resnet, certificate"] = measure(*NETWORKS["resnet, BatchNorm"], certified, batch, on, rounds, 1)
     tables["mlp, torch.compile"] = measure(make, shape, pair, batch, on, rounds, 4, compiled=True)
     out.mkdir(parents=True, exist_ok=True)
     record = {"schema": 1, "batch": batch, "rounds": rounds, "tables": tables, "provenance": provenance(on)}
