@@ -34,6 +34,8 @@ CELLS, WORK = 2**19, 2**39
 AT_ONCE, ENTRIES, BATCH = 2**11, 2**23, 2**26
 """Cells that are split in one round; fewer where a tensor would have more than so many entries, or where they would take more
 than so many multiplications in polynomials."""
+HOPELESS = 10.0
+"""Where the bound is still so many times the largest norm after half of the time, the rest is left to other methods."""
 PROBES = 64
 """Cells a round at whose centres the norm is taken."""
 
@@ -120,7 +122,10 @@ def subdivide(
     low, high = low.to(device), high.to(device)
     open_cells = _Cells(low, high, high - low, low.new_full((1,), math.inf))
     largest, steepest, closed, made = 0.0, None, 0.0, 0
+    half_time = (time.monotonic() + deadline) / 2
     while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
+        if time.monotonic() > half_time and float(open_cells.bound.amax()) > HOPELESS * largest:
+            break
         order = open_cells.bound.argsort(descending=True)
         cells = open_cells[order[:at_once]]
         cells = cells.halves() if made else cells
