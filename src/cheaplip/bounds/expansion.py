@@ -91,15 +91,14 @@ class Expansion:
         steps: list[_Step] = []
         shares = [products.share.expand(cells, -1, -1)]
         for (weight, bias), act in zip(self._network.affine, self._network.acts, strict=False):
-            rounding = gamma(weight.shape[1] + 2)
-            if steps:  # a number for the error of each value
-                rest = torch.cat([value.rest, torch.diag_embed(error)], -1)
-                value, error = Polynomial(value.constant, value.linear, rest), torch.zeros_like(error)
-                shares.append(steps[-1].share)
             size = value.constant.abs() + sum(value.sizes())
-            error = rounding * (size @ weight.abs().T + bias.abs())
-            value = value.times(weight.T)
-            value = Polynomial(value.constant + bias, value.linear, value.rest)
+            rounding = gamma(weight.shape[1] + 2) * (size @ weight.abs().T + bias.abs())
+            product = value.times(weight.T)
+            rest = product.rest
+            if steps:  # a number for the error of each value
+                rest = torch.cat([rest, weight * error[:, None]], -1)
+                shares.append(steps[-1].share)
+            value, error = Polynomial(product.constant + bias, product.linear, rest), rounding * (1 + SLOPES)
             slope, wrong = slopes(act, value, error)
             steps.append(_Step(weight, slope, wrong, THIRDS * value.linear.abs() / reach_of(value, error)[..., None]))
             if act is not self._network.acts[-1]:

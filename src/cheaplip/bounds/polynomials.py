@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -78,6 +79,8 @@ def longer(a: Tensor, b: Tensor) -> Tensor:
     """The sum, with zeros at the end of the shorter one."""
     if a.shape[-1] < b.shape[-1]:
         a, b = b, a
+    if not b.shape[-1]:
+        return a
     return torch.cat([a[..., : b.shape[-1]] + b, a[..., b.shape[-1] :]], -1) if a.shape[-1] > b.shape[-1] else a + b
 
 
@@ -126,11 +129,9 @@ def _fit(
     function: Callable[[Tensor], Tensor], centre: Tensor, reach: Tensor, degree: int, bend: float
 ) -> tuple[tuple[Tensor, ...], Tensor]:
     """Coefficients of the powers of z - centre, and by how much the function differs there; |function''| <= bend."""
-    grid = torch.linspace(-1, 1, POINTS).to(centre)
-    powers = torch.stack([grid**k for k in range(degree + 1)], 1)
-    weight = (1.02 - grid.square()) ** -0.25  # of Chebyshev: nearly the least largest error
+    grid, powers, inverse = (part.to(centre) for part in _grid(degree))
     found = function(centre[..., None] + reach[..., None] * grid)
-    parts = found @ (torch.linalg.pinv(weight[:, None] * powers) * weight).T
+    parts = found @ inverse.T
     away = found - parts @ powers.T
     high, low = away.amax(-1), away.amin(-1)
     parts[..., 0] += (high + low) / 2
@@ -139,3 +140,12 @@ def _fit(
     rounding = SLOPES * (1 + centre.abs() + reach + found.abs().amax(-1) + parts.abs().sum(-1))
     scaled = parts / reach[..., None] ** torch.arange(degree + 1, device=reach.device)
     return scaled.unbind(-1), (high - low) / 2 + between * (1 + SLOPES) + rounding
+
+
+@cache
+def _grid(degree: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Points in [-1, 1], their powers, and the matrix from values there to coefficients of nearly the least largest error."""
+    grid = torch.linspace(-1, 1, POINTS, dtype=torch.float64)
+    powers = torch.stack([grid**k for k in range(degree + 1)], 1)
+    weight = (1.02 - grid.square()) ** -0.25  # as Chebyshev's polynomials have it
+    return grid, powers, torch.linalg.pinv(weight[:, None] * powers) * weight
