@@ -57,8 +57,9 @@ def upper_bound(
     Args:
         model: a network of layers with a rule.
         shape: shape of one input, without the batch dimension.
-        domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to six inputs
-            is subdivided; where that comes close to Lip(f), and f has one output alone, nothing else is tried.
+        domain: box or ball on which it need hold only; it is never above the bound for all inputs. One of up to six inputs,
+            or 32 with smooth activations, is subdivided; where that comes close to Lip(f), and f has one output alone,
+            nothing else is tried.
         input_norm: 2 or inf.
         output_norm: 2 or inf.
         pairwise: search multipliers for every difference of two outputs too.
