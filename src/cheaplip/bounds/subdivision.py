@@ -1,23 +1,13 @@
-r"""Branch and bound for Lip(f) on a domain of few inputs, with the interval of the Jacobian on ever smaller cells.
+r"""Branch and bound for Lip(f) on a domain of few inputs, with a bound of the Jacobian on ever smaller cells.
 
-On a convex domain Lip(f) is the largest norm of the Jacobian. Take a cell of centre c and half widths r, and say that on
-all of it the Jacobian of a layer's values z lies in A +- R, entry by entry. Then (mean value theorem)
-
-    z(x) lies in z(c) +- (|A| + R) r          for every x in the cell,
-    the slopes of an activation there lie in m +- s                                              (see `activations`),
-    the Jacobian after it lies in m A +- (|m| R + s (|A| + R)), and after a weight W in W A +- |W| R.
-
-Where slopes jump, s does not fall with r, and |W| amplifies it. But the Jacobian is linear in each slope by itself and its
-norm is convex, so the norm is largest where each slope is at one end of its interval. The few entries with the widest s
-take either end, one after the other, in branches with an A and an R of their own.
-
-As r falls, the interval shrinks to the Jacobian at c. So the bound converges to Lip(f) where the cells of the largest bound
-are split. All is in float64, with bounds of the rounding errors added to R and to the half width of z(x).
+On a convex domain Lip(f) is the largest norm of the Jacobian. A cell is a box with a bound of that norm in it: from intervals
+(`intervals`), or, for smooth activations and the 2-norm, from polynomials of degree two (`expansion`). As cells shrink, both
+come close to the Jacobian at the centre. So the bound converges to Lip(f) where the cells of the largest bound are split.
+With polynomials the excess falls with the square of the width, so that some thousand cells do where intervals need millions.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Sequence
@@ -27,26 +17,27 @@ import torch
 from torch import Tensor, nn
 
 from ..domains import Ball, Domain, box_of
-from .layers.activations import derivative, slope_interval
+from .expansion import Expansion
+from .intervals import IntervalJacobian
+from .layers.activations import acts_entrywise
+from .layers.curvature import curvature
 from .layers.layer import Layer
-from .rounding import SLOPES, TINY, UNIT, gamma
+from .rounding import SLOPES
 from .serial import Affine, steps_of
 
-FEW = 6
-"""With more inputs than this there would be too many cells."""
+FEW, MANY = 6, 32
+"""With more inputs than this there would be too many cells: with intervals, and with polynomials."""
 TOLERANCE = 0.01
 """The search ends when the bound is at most this share above the largest norm that it has met."""
 CELLS, WORK = 2**19, 2**39
 """It gives up after about so many cells, or multiplications: some minutes of one core."""
-AT_ONCE, ENTRIES = 2**11, 2**23
-"""Cells that are split in one round; fewer where a tensor would have more than so many entries."""
-BRANCHES = 2**6
-"""At most so many in a cell."""
+AT_ONCE, ENTRIES, BATCH = 2**11, 2**23, 2**26
+"""Cells that are split in one round; fewer where a tensor would have more than so many entries, or where they would take more
+than so many multiplications in polynomials."""
+HOPELESS = 10.0
+"""Where the bound is still so many times the largest norm after half of the time, the rest is left to other methods."""
 PROBES = 64
 """Cells a round at whose centres the norm is taken."""
-
-SMOOTH = 1e-6
-"""A centre counts as off the kinks if what its Jacobian may be differs by less than this share."""
 
 
 @dataclass(frozen=True)
@@ -111,31 +102,41 @@ def subdivide(
         deadline: `time.monotonic()` at which to stop with what there is.
 
     Returns:
-        None for more than `FEW` inputs, a domain without width in one of them, and for a layer that neither acts entry by
-        entry nor is a matrix.
+        None for more than `FEW` inputs, or `MANY` with smooth activations, a domain without width in one of them, and for a
+        layer that neither acts entry by entry nor is a matrix.
     """
     shape = layers[0].shape
     low, high = (end.reshape(1, -1) for end in box_of(domain, shape))
-    if math.prod(shape) > FEW or not (low < high).all() or (steps := steps_of(layers)) is None:
+    if math.prod(shape) > MANY or not (low < high).all() or (steps := steps_of(layers)) is None:
         return None
+    intervals = IntervalJacobian(steps, math.prod(shape), input_norm, output_norm)
+    euclidean = input_norm == 2 and (output_norm == 2 or math.prod(layers[-1].out) == 1)
+    expansion = Expansion.of(steps) if euclidean else None
+    if expansion is None and math.prod(shape) > FEW:
+        return None
+    bounded = intervals if expansion is None else expansion
+    most = min(CELLS, WORK // max(bounded.cost, 1))
+    widest = ENTRIES // (max(math.prod(layer.out) for layer in layers) * intervals.matrices)
+    at_once = max(1, min(AT_ONCE, widest if expansion is None else BATCH // expansion.cost))
     device = next((step.weight.device for step in steps if isinstance(step, Affine)), torch.device("cpu"))
     low, high = low.to(device), high.to(device)
-    norms = {"input_norm": input_norm, "output_norm": output_norm}
-    at_once, most = _cells_allowed(layers, steps)
     open_cells = _Cells(low, high, high - low, low.new_full((1,), math.inf))
     largest, steepest, closed, made = 0.0, None, 0.0, 0
+    half_time = (time.monotonic() + deadline) / 2
     while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
+        if time.monotonic() > half_time and float(open_cells.bound.amax()) > HOPELESS * largest:
+            break
         order = open_cells.bound.argsort(descending=True)
-        cells = open_cells[order[:at_once]].halves()
+        cells = open_cells[order[:at_once]]
+        cells = cells.halves() if made else cells
         cells = cells[_meets(cells.centre(), cells.half(), domain)]
         made += len(cells.bound)
-        middle, radius = _jacobian(steps, cells.centre(), cells.half())
-        rise = torch.linalg.vector_norm(middle.abs() + radius, dim=3).amax(1) * cells.half()
-        bound = _norm(middle, radius, **norms).nan_to_num(nan=math.inf)  # of values too large for float64
+        bound, rise = bounded(cells.centre(), cells.half())
+        bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
         # no part of a cell is steeper than the cell
         cells = _Cells(cells.low, cells.high, rise.nan_to_num(nan=math.inf), torch.minimum(cells.bound, bound))
         centres = cells.centre()[cells.bound.topk(min(PROBES, len(bound))).indices]
-        attained = _attained(steps, centres, **norms) * _meets(centres, 0 * centres, domain)
+        attained = intervals.attained(centres) * _meets(centres, 0 * centres, domain)
         if float(attained.amax()) > largest:
             largest, steepest = float(attained.amax()), centres[attained.argmax()]
         open_cells = cells + open_cells[order[at_once:]]
@@ -145,96 +146,9 @@ def subdivide(
     return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest)
 
 
-def _cells_allowed(layers: Sequence[Layer], steps: Sequence[Affine | nn.Module]) -> tuple[int, int]:
-    """At once, and in all."""
-    inputs, width = math.prod(layers[0].shape), max(math.prod(layer.out) for layer in layers)
-    kinks: int = inputs * sum(_jumps(step) for step in steps if isinstance(step, nn.Module))
-    matrices = 2 * inputs * min(2**kinks, BRANCHES)  # A and R, a row an input
-    products = matrices * sum(step.weight.numel() for step in steps if isinstance(step, Affine))
-    return max(1, min(AT_ONCE, ENTRIES // (width * matrices))), min(CELLS, WORK // max(products, 1))
-
-
-def _jacobian(steps: Sequence[Affine | nn.Module], centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
-    """A and R, transposed, `(cells, branches, inputs, outputs)`, for cells of this centre and half width, `(cells, inputs)`."""
-    cells, inputs = centre.shape
-    z, deviation = centre, torch.zeros_like(centre)  # (cells, entries), and the rounding errors of z
-    middle = torch.eye(inputs).to(centre).expand(cells, 1, -1, -1)  # (cells, branches, inputs, entries)
-    radius = torch.zeros_like(middle)
-    for step in steps:
-        if isinstance(step, Affine):
-            weight, size, rounding = step.weight, step.weight.abs(), gamma(step.weight.shape[1] + 1)
-            deviation = (deviation + rounding * z.abs()) @ size.T * (1 + rounding) + rounding * step.size
-            radius = (radius + rounding * middle.abs()) @ size.T * (1 + rounding)
-            z, middle = z @ weight.T + step.bias, middle @ weight.T
-            continue
-        reach = (half[:, None] @ (middle.abs() + radius).amax(1))[:, 0] * (1 + SLOPES) + deviation
-        low, high = slope_interval(step, z - reach, z + reach)
-        z, deviation = step(z), deviation * torch.maximum(low.abs(), high.abs())
-        deviation = deviation + SLOPES * (1 + z.abs())
-        low, high = _branched(step, low, high, middle)
-        slope, spread = ((low + high) / 2)[:, :, None], ((high - low) / 2)[:, :, None]
-        repeats = slope.shape[1] // middle.shape[1]
-        middle, radius = middle.repeat(1, repeats, 1, 1), radius.repeat(1, repeats, 1, 1)
-        radius = (slope.abs() * radius + spread * (middle.abs() + radius)) * (1 + SLOPES) + UNIT * (slope * middle).abs()
-        middle = slope * middle
-    return middle, radius
-
-
-def _attained(steps: Sequence[Affine | nn.Module], points: Tensor, **norms: float) -> Tensor:
-    """The norm of the Jacobian at these points, rounded down, `(points,)`; 0 where one lies on a kink that matters."""
-    middle, radius = _jacobian(steps, points, torch.zeros_like(points))
-    norm = _norm(middle[:, :1], 0 * radius[:, :1], **norms) / (1 + SLOPES) ** 2
-    unknown = _norm(middle - middle[:, :1], radius, **norms)
-    return (norm - unknown).where(unknown <= SMOOTH * norm, 0.0).nan_to_num(nan=0.0)
-
-
-def _branched(step: nn.Module, low: Tensor, high: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
-    """Slopes `(cells, branches, entries)`: all branches so far with one kink after the other at its low and its high end."""
-    branches, inputs, entries = middle.shape[1:]
-    count = min(inputs, entries, (BRANCHES // branches).bit_length() - 1) if _jumps(step) else 0
-    width = (high - low) * middle.square().sum(2).amax(1)
-    kinks = width.topk(count, dim=1).indices  # (cells, count)
-    low, high = low[:, None].expand(-1, branches, -1), high[:, None].expand(-1, branches, -1)
-    for kink in kinks.unbind(1):
-        there = nn.functional.one_hot(kink, entries)[:, None].bool()
-        low, high = torch.cat([low, high.where(there, low)], 1), torch.cat([low.where(there, high), high], 1)
-    return low, high
-
-
-def _jumps(step: nn.Module) -> bool:
-    return any(len(set(values)) > 1 for values in derivative(step)[1].values())
-
-
-def _norm(middle: Tensor, radius: Tensor, input_norm: float, output_norm: float) -> Tensor:
-    """The largest operator norm of the matrices in A +- R of any branch, or a little more, `(cells,)`."""
-    norms = _interval_norm(middle.flatten(0, 1), radius.flatten(0, 1), input_norm, output_norm)
-    largest: Tensor = norms.unflatten(0, middle.shape[:2]).amax(1) * (1 + SLOPES)
-    return largest
-
-
-def _interval_norm(middle: Tensor, radius: Tensor, input_norm: float, output_norm: float) -> Tensor:
-    largest = middle.abs() + radius
-    norm: Tensor
-    if (input_norm, output_norm) == (2, 2):
-        norm = torch.minimum(_spectral(largest), _spectral(middle) + _spectral(radius))
-    elif input_norm == 2:
-        norm = torch.linalg.vector_norm(largest, dim=1).amax(1)
-    elif output_norm == math.inf:
-        norm = largest.sum(1).amax(1)
-    else:
-        corners = itertools.product((1.0, -1.0), repeat=middle.shape[1])  # of the unit cube: one of them attains the norm
-        images = [torch.tensordot(middle, middle.new_tensor(corner), ([1], [0])).abs() + radius.sum(1) for corner in corners]
-        norm = torch.stack([torch.linalg.vector_norm(image, dim=1) for image in images]).amax(0)
-    return norm
-
-
-def _spectral(matrix: Tensor) -> Tensor:
-    """Largest singular value of `(cells, few, entries)`, from the small Gram matrix."""
-    scale = matrix.abs().amax((1, 2), keepdim=True).clamp(min=TINY)  # squares of small numbers would vanish
-    gram = (matrix / scale) @ (matrix / scale).mT
-    norm = torch.linalg.eigvalsh(gram.nan_to_num())[:, -1].clamp(min=0).sqrt() * scale[:, 0, 0]
-    largest: Tensor = norm.where(matrix.isfinite().all(2).all(1), math.inf)
-    return largest
+def is_smooth(layers: Sequence[Layer]) -> bool:
+    """Whether all activations have slopes without jumps, of a known curvature."""
+    return all(curvature(layer.module) is not None for layer in layers if acts_entrywise(layer.module))
 
 
 def _meets(centre: Tensor, half: Tensor, domain: Domain) -> Tensor:

@@ -3,5 +3,15 @@
 from . import normalization, ordering
 from .activations import derivative, slope_interval
 from .constants import infinity_norm, layer_norm, local_norm
+from .curvature import curvature
 
-__all__ = ["derivative", "infinity_norm", "layer_norm", "local_norm", "normalization", "ordering", "slope_interval"]
+__all__ = [
+    "curvature",
+    "derivative",
+    "infinity_norm",
+    "layer_norm",
+    "local_norm",
+    "normalization",
+    "ordering",
+    "slope_interval",
+]
