@@ -14,7 +14,7 @@ from cheaplip.bounds.graph import trace
 from cheaplip.bounds.wide import certified_distances, steps_of
 from cheaplip.bounds.wide.bends import bend, rivals_of
 from cheaplip.bounds.wide.certificate import Certificate
-from cheaplip.bounds.wide.steps import Bent, windows
+from cheaplip.bounds.wide.steps import Added, Bent, Mapped, windows
 from cheaplip.errors import UnsupportedModuleError
 from cheaplip.models import cnn
 from cheaplip.robustness.attacks import strong_attack
@@ -118,25 +118,63 @@ def test_a_linear_network_has_its_exact_radius():
     torch.testing.assert_close(distances(model, x), (margins / normals).amin(1), rtol=1e-6, atol=0)
 
 
-def test_the_certificate_of_one_hidden_layer_is_that_of_the_dense_formula():
-    """The same multipliers and K written out, without factors: rows K^{-1} rows^T."""
+def written_out(certificate, steps, rows):
+    """The same linear maps, errors and multipliers in one dense matrix K, and rows K^{-1} rows^T."""
+    bends, metrics = certificate._bends, certificate._metrics
+    total = len(certificate._values[0]) + sum(len(metric.support) for metric in metrics.values())
+    k, used = torch.eye(total).double(), len(certificate._values[0])
+    maps = {0: torch.eye(used, total).double().T}  # (coordinates, entries)
+    for step in steps.steps:
+        given = maps[step.inputs[0]]
+        if isinstance(step, Mapped):
+            maps[step.out] = step.forward(given.reshape(-1, *step.shape)).flatten(1)
+        elif isinstance(step, Added):
+            maps[step.out] = sum(maps[i] for i in step.inputs)
+        else:
+            made, metric = bends[step.out], metrics.get(step.out)
+            maps[step.out] = made.forward(given)
+            if metric is None:
+                continue
+            for window, noise in zip(metric.support.tolist(), metric.noise.tolist(), strict=True):
+                entries = given[:, step.windows[window]]
+                mean = entries @ made.mean[window]
+                parts = torch.stack([made.own[window] * mean, *(made.sizes[window] * (entries - mean[:, None])).T]) / noise
+                k -= parts.T @ parts
+                maps[step.out][used, window] += noise
+                used += 1
+    linear = rows @ maps[steps.place].T
+    return ((linear @ torch.linalg.inv(k)) * linear).sum(1).sqrt()
+
+
+@pytest.mark.parametrize("build", [normalised, pooled_first, Skipping])
+@torch.no_grad()
+def test_the_certificate_is_that_of_the_dense_formula(build):
     torch.manual_seed(0)
-    model, x, radius = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)).double(), torch.randn(4).double(), 0.5
-    steps = steps_of(trace(model, (4,)))
-    with torch.no_grad():
-        certificate = Certificate(steps, steps.at(x), radius)
-        ((_, made),), ((_, metric),) = certificate._bends.items(), certificate._metrics.items()
-        weight, out = model[0].weight, model[2].weight
-        own = (made.own[:, None] * weight)[metric.support] / metric.noise[:, None]
-        k = torch.eye(4).double() - own.T @ own
-        linear, errors = out @ (made.linear * weight), out[:, metric.support] * metric.noise
-        expected = ((linear @ torch.linalg.inv(k)) * linear).sum(1) + errors.square().sum(1)
-        torch.testing.assert_close(certificate.lengths(torch.eye(2)), expected.sqrt(), rtol=5e-3, atol=0)
-        assert (certificate.lengths(torch.eye(2)) >= expected.sqrt()).all()
+    model, point, rows = build().eval().double(), torch.randn(1, 6, 6).double(), torch.eye(3).double()
+    steps = steps_of(trace(model, (1, 6, 6)))
+    certificate = Certificate(steps, steps.at(point), 0.3)
+    found, expected = certificate.lengths(rows), written_out(certificate, steps, rows)
+    assert (found >= expected).all()
+    torch.testing.assert_close(found, expected, rtol=1e-2, atol=0)
+
+
+def test_one_hidden_layer_is_certified_near_to_where_its_class_changes():
+    """The distance to the boundary by brute force, in two dimensions."""
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 2)).double(), torch.randn(5, 2).double()
+    turns = torch.linspace(0, 2 * math.pi, 181)[:-1].double()
+    around = torch.stack([turns.cos(), turns.sin()], 1)
+    lengths = torch.linspace(0, 20, 1001).double()
+    radius, labels = distances(model, x), model(x).argmax(1)
+    for point, label, certified in zip(x, labels, radius.tolist(), strict=True):
+        changed = model(point + lengths[:, None, None] * around).argmax(2) != label
+        boundary = lengths[changed.any(1)].min() if changed.any() else math.inf
+        assert certified <= boundary
+        assert certified > 0.5 * min(boundary, 20.0)
 
 
 def test_local_radii_of_a_wide_network_stand_against_the_strong_attack(monkeypatch):
-    model, x = cnn((1, 8, 8), 3, hidden=(4, 6, 12)).eval(), 2 * torch.randn(4, 1, 8, 8)
+    model, x = cnn((1, 8, 8), 3, hidden=(4, 6, 12)).eval(), 2 * torch.randn(2, 1, 8, 8)
     monkeypatch.setattr(radii, "MOST", 20)
     with short_searches(), short_ascents():
         bracket = lipschitz_bracket(model, x, steps=1)

@@ -49,10 +49,11 @@ class Mapped:
             return product
         if isinstance(part, nn.Conv2d) and part.padding_mode == "zeros" and not isinstance(part.padding, str):
             where = (len(rows), *self.shape)
-            return conv2d_input(where, part.weight, rows, part.stride, part.padding, part.dilation, part.groups)
+            found: Tensor = conv2d_input(where, part.weight, rows, part.stride, part.padding, part.dilation, part.groups)
+            return found
         inputs = rows.new_zeros(len(rows), *self.shape, requires_grad=True)
         with torch.enable_grad():
-            found: Tensor = torch.autograd.grad(part(inputs), inputs, rows)[0]
+            found = torch.autograd.grad(part(inputs), inputs, rows)[0]
         return found
 
     def units(self, entries: Tensor, out: Shape) -> Tensor:
