@@ -3,10 +3,12 @@
 MNIST: the networks of `bounds.py`, trained without a certificate. `all inputs` has multipliers searched for each pair of
 classes, `own ball` is `certified_radius(..., local=True)`; both of all 10,000 test images. `strong` is the accuracy of the
 first 1,000 under 50 steps of normalised-gradient PGD. The first `--judged` of those that are certified by balls of their own
-are given to AutoAttack at that eps: `fooled` must be 0. Needs the extra `attacks`. With `--ordinary` the small networks of
-`networks.py` instead: medians of the radii of five test samples, and of the distances at which the strong attack fools them.
+are given to AutoAttack at that eps: `fooled` must be 0. Needs the extra `attacks`. With `--cnn` N the paper's CNN, trained
+plainly and by CLIP for a few epochs, and the first N test images. With `--ordinary` the small networks of `networks.py`
+instead: medians of the radii of five test samples, and of the distances at which the strong attack fools them.
 
     python benchmarks/local_radii.py --out results/certified-locally
+    python benchmarks/local_radii.py --cnn 12 --out results/certified-locally/cnn
     python benchmarks/local_radii.py --ordinary --out results/certified-locally/ordinary
 """
 
@@ -25,14 +27,21 @@ from networks import ORDINARY, fitted
 from torch import Tensor, nn
 
 from bounds import BUDGET, EPS, KINDS, attacked, cell, trained
-from cheaplip import certified_radius, lipschitz_bracket
+from cheaplip import certified_radius, fit, lipschitz_bracket
 from cheaplip.data import Dataset, load
+from cheaplip.models import cnn
 from cheaplip.provenance import provenance
 from cheaplip.robustness.attacks import strong_attack
 
 Kind = tuple[str, str, float | None]
 SAMPLES, SECONDS = 5, 10.0
 """Of each ordinary network; for its bracket."""
+CNNS = {
+    "standard": {"method": "standard", "epochs": 3},
+    "clip": {"method": "clip", "target": 0.95, "epochs": 4, "initial_weight": 1e-3},
+}
+"""Options of `fit`. At the default initial weight four epochs of CLIP end at chance."""
+CNN_EPS = (0.05, 0.1, 0.15, 0.2, 0.3)
 
 
 def certified(models: Path, data: Dataset, kind: Kind, seed: int, judged: int) -> Iterator[dict[str, Any]]:
@@ -66,11 +75,12 @@ def main(
     models: Annotated[Path, typer.Option(help="Where trained networks are kept.")] = Path("build/bounds-models"),
     seeds: int = 2,
     judged: Annotated[int, typer.Option(help="Certified samples for AutoAttack at each eps.")] = 500,
+    samples: Annotated[int, typer.Option("--cnn", help="The paper's CNN, and so many samples.")] = 0,
     ordinary: Annotated[bool, typer.Option("--ordinary", help="The networks of networks.py instead.")] = False,
 ) -> None:
     torch.set_num_threads(1)
     rows = []
-    for row in of_ordinary() if ordinary else of_mnist(models, seeds, judged):
+    for row in of_cnn(models, samples) if samples else of_ordinary() if ordinary else of_mnist(models, seeds, judged):
         rows.append(row)
         write(out, rows)
 
@@ -81,6 +91,42 @@ def of_mnist(models: Path, seeds: int, judged: int) -> Iterator[dict[str, Any]]:
         for kind in KINDS:
             if kind[0] == "relu":
                 yield from certified(models, data, kind, seed, judged)
+
+
+def of_cnn(models: Path, samples: int) -> Iterator[dict[str, Any]]:
+    data = load("mnist")
+    for name, options in CNNS.items():
+        torch.manual_seed(0)
+        model, file = cnn((1, 28, 28), 10), models / f"few-cnn-{name}.pt"
+        if not file.exists():
+            models.mkdir(parents=True, exist_ok=True)
+            fit(model, data, seed=0, **options)
+            torch.save(model.state_dict(), file)
+        model.load_state_dict(torch.load(file, weights_only=True))
+        x, y = data.test_x[:samples], data.test_y[:samples]
+        with torch.no_grad():
+            test = float((model.eval()(data.test_x).argmax(1) == data.test_y).double().mean())
+        bracket = lipschitz_bracket(model, x[:1], steps=1, pairwise=True, budget=BUDGET)
+        shared = certified_radius(model, x, bracket, labels=y)
+        begun = time.process_time()
+        own = certified_radius(model, x, bracket, labels=y, local=True)
+        seconds = (time.process_time() - begun) / samples
+        for eps in CNN_EPS:
+            index = (own > eps).nonzero()[:, 0]
+            yield {
+                "method": name,
+                "target": options.get("target"),
+                "test": test,
+                "samples": samples,
+                "eps": eps,
+                "all inputs": float((shared > eps).double().mean()),
+                "own ball": float((own > eps).double().mean()),
+                "strong": 1 - float(attacked(model, data, torch.arange(samples), eps, 50).double().mean()),
+                "median own": float(own.median()),
+                "seconds a sample": seconds,
+                "attacked": len(index),
+                "fooled": int(by_judge(model, data, index, eps).sum()),
+            }
 
 
 def of_ordinary() -> Iterator[dict[str, Any]]:

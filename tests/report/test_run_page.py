@@ -118,11 +118,12 @@ def test_pairs_are_shown_across_training_with_the_names_of_their_classes(tmp_pat
 
 def test_certified_accuracy_is_drawn_where_a_run_has_it(tmp_path: Path) -> None:
     points = [{"eps": eps, "certified_accuracy": 0.9 - 0.4 * eps, "n": 360} for eps in (0.3, 0.5, 1.0)]
-    write_run(tmp_path / "a", certified=points)
+    locally = [{**point, "certified_accuracy": 0.8, "n": 40} for point in points]
+    write_run(tmp_path / "a", certified=points, certified_locally=locally)
     write_run(tmp_path / "b", method="standard")
     text = write_report(find_runs([tmp_path]), tmp_path / "out").read_text(encoding="utf-8")
     assert "What is proved" in text
-    assert "Certified. CLIP 95 %: from 78 at 0.3 to 50 at 1." in text
+    assert "Certified. CLIP 95 %: from 78 at 0.3 to 50 at 1. Certified locally. CLIP 95 %: from 80 at 0.3 to 80 at 1." in text
     row = json.loads((tmp_path / "out" / "table.json").read_text())["rows"][1]
     assert row["metrics"]["certified_0.5"] == {"mean": 0.7, "ci95": None, "n": 1, "samples": None}
     assert "certified_1.58" not in row["metrics"]

@@ -14,12 +14,16 @@ from ..domains import Ball
 from ..errors import InputError, UnsupportedModuleError
 from ..inference import check_classifier, forward, in_float64
 from .bracket import LipschitzBracket, lipschitz_bracket
-from .centred import certified_distances, dense_network, largest_radius
+from .centred import certified_distances as certified_together
+from .centred import dense_network, largest_radius
 from .ellipsoid import MOST, ellipsoid
 from .graph import trace
 from .multipliers.bound import pair_bounds
+from .network import Applied, Network
 from .rounding import LOGITS, NEXT
-from .serial import serial, steps_of
+from .serial import serial
+from .serial import steps_of as matrices_of
+from .wide import ENTRIES, Steps, certified_distances, steps_of
 
 POINT = 1e-9
 """Radius of a ball that is nearly a point."""
@@ -48,14 +52,16 @@ def certified_radius(
             in its norm on inputs; with a bracket on a domain it holds for inputs of the domain.
         labels: true classes, `(n,)`; a sample that is classified otherwise gets 0.
         local: whether to bound each sample's ball by itself, on the 2-norm: some 15 ms a sample for hidden layers of 64, in
-            dense networks and small ones of convolutions and sums; seconds a sample in others of up to 1536 values at a time.
+            dense networks and small ones of convolutions and sums; seconds a sample in others of up to 1536 values at a time;
+            up to half a minute a sample in wider ones of convolutions, matrices, activations, pooling and sums (see
+            `bounds.wide`).
 
     Returns:
         `(n,)`, float64.
 
     Raises:
         InputError: a model without two outputs at least, labels or a bracket that do not fit; `local` on the inf-norm.
-        UnsupportedModuleError: no bracket is given and a layer has no rule; `local` of a wider network.
+        UnsupportedModuleError: no bracket is given and a layer has no rule; `local` of a wider network with another layer.
 
     Source: Tsuzuku, Sato, Sugiyama, Lipschitz-margin training, 2018.
     """
@@ -85,23 +91,21 @@ def _locally(model: nn.Module, x: Tensor, constants: Tensor, margin: Tensor, bra
         do = "Ask for a bracket with input_norm=2."
         raise InputError("a bracket in the 2-norm on inputs for local radii", f"input_norm={bracket.input_norm:g}", do)
     layers = serial(trace(model, tuple(x.shape[1:])))
-    steps = steps_of(layers) if layers else None
+    steps = matrices_of(layers) if layers else None
     network = dense_network(steps) if steps else None
     if network is None:
         return _by_balls(model, x, constants, margin)
     samples = x.flatten(1).to(network.affine[0][0])
-    return certified_distances(network, samples, constants.to(samples), margin.to(samples)).to(margin)
+    return certified_together(network, samples, constants.to(samples), margin.to(samples)).to(margin)
 
 
 def _by_balls(model: nn.Module, x: Tensor, constants: Tensor, margin: Tensor) -> Tensor:
     """By the certificate of any network (`ellipsoid`) on a ball round each sample, one after another."""
     shape = tuple(x.shape[1:])
-    widest = max(math.prod(value.shape) for value in trace(model, shape).order)
+    network = trace(model, shape)
+    widest = max(math.prod(value.shape) for value in network.order)
     if widest > MOST:
-        got = f"a {type(model).__name__} with {widest}"
-        raise UnsupportedModuleError(
-            f"a network of at most {MOST} values at a time for local radii", got, "Leave local=True away."
-        )
+        return _of_wide(model, network, widest, x, constants, margin)
 
     def found(i: int, radius: Tensor) -> Tensor:
         gram = ellipsoid(trace(model, shape, Ball(x[i], max(float(radius), POINT))))
@@ -112,6 +116,20 @@ def _by_balls(model: nn.Module, x: Tensor, constants: Tensor, margin: Tensor) ->
 
     everywhere = (margin / constants).nan_to_num(0.0, posinf=math.inf).amin(1)
     return torch.cat([largest_radius(partial(found, i), everywhere[i : i + 1]) for i in range(len(x))])
+
+
+def _of_wide(model: nn.Module, network: Network, widest: int, x: Tensor, constants: Tensor, margin: Tensor) -> Tensor:
+    do = "Leave local=True away."
+    steps = steps_of(network)
+    if not isinstance(steps, Steps):
+        kind = type(steps.layer.module if isinstance(steps, Applied) else steps).__name__
+        alone = "convolutions, matrices, activations, pooling and sums alone"
+        expected = f"{alone}, or at most {MOST} values at a time, for local radii"
+        raise UnsupportedModuleError(expected, f"{kind} in a {type(model).__name__} with {widest}", do)
+    if math.prod(network.shape) * widest > ENTRIES:
+        got = f"{math.prod(network.shape)} inputs and {widest} values in a {type(model).__name__}"
+        raise UnsupportedModuleError(f"inputs times values of at most {ENTRIES} for local radii", got, do)
+    return certified_distances(steps, x.cpu(), constants.cpu(), margin.cpu()).to(margin)
 
 
 def pair_constants(bracket: LipschitzBracket, classes: int) -> Tensor:

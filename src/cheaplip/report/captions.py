@@ -28,8 +28,8 @@ EPS = (
 )
 CERTIFIED = (
     "Thick, with marks: the share of test samples that are right and proved to stay so, however they are moved by at most "
-    "eps. Thin: the share that the strong attack leaves right. The truth lies between the two lines; what is between them "
-    "nobody knows."
+    "eps. Dashed: the same by radii of each sample's own neighbourhood, for as many of the first test samples as the run had "
+    "time for. Thin: the share that the strong attack leaves right. The truth lies between what is proved and the thin line."
 )
 TUNING = (
     "Above, the weight of the penalty; below, the training accuracy (for regression, the loss), with the target as a "

@@ -56,10 +56,11 @@ def eps_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> list[M
 
 
 def certified_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> list[Markup]:
-    """Certified accuracy against eps for the rows that have one, and above it the accuracy under the strong attack."""
+    """Certified accuracy against eps for the rows that have one, by local radii too, and the strong accuracy above it."""
     certified = _eps_lines(rows, "certified", "certified_accuracy")
     if not certified:
         return []
+    locally = _eps_lines([line.row for line in certified], "certified_locally", "certified_accuracy")
     attacked = _eps_lines([line.row for line in certified], "curve", "strong_accuracy")
     largest = max(line.x[-1] for line in certified)
     with new_figure(width=5.2) as figure:
@@ -68,7 +69,11 @@ def certified_plot(rows: Sequence[Row], styles: dict[Row, Style], name: str) -> 
         for line in attacked:
             end = sum(x <= largest for x in line.x)
             _draw_thin(axes, line.x[:end], line.mean[:end], styles[line.row])
-        words = f"Certified. {_line_words(certified)} Attacked. {_line_words(attacked)}"
+        for line in locally:
+            style = styles[line.row]
+            axes.plot(line.x, line.mean, color=style.ink, linewidth=1.2, linestyle=(0, (4, 2)), marker=MARKERS[style.colour])
+        local = f" Certified locally. {_line_words(locally)}" if locally else ""
+        words = f"Certified. {_line_words(certified)}{local} Attacked. {_line_words(attacked)}"
         return [finish(figure, f"{name}-certified", "Certified accuracy, and accuracy under the strong attack above it", words)]
 
 
