@@ -140,8 +140,8 @@ def bound_and_certify(
     radius = certified_radius(model, x, bracket, labels=y)
     measured["certified"] = certified_accuracy(radius, eps)
     measured["samples"]["certified"] = len(x)
-    left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
-    found = _local_radii(model, x, y, bracket, left, telling) if local else None
+    left = math.inf if budget is None else budget - (time.monotonic() - begun)
+    found = _local_radii(model, x, y, bracket, left, telling) if local and left > 0 else None
     if found is None:
         return measured, radius.cpu()
     measured["certified_locally"] = certified_accuracy(found, eps)
@@ -151,12 +151,12 @@ def bound_and_certify(
 
 
 def _local_radii(
-    model: nn.Module, x: Tensor, y: Tensor, bracket: LipschitzBracket, seconds: float | None, telling: str | None
+    model: nn.Module, x: Tensor, y: Tensor, bracket: LipschitzBracket, seconds: float, telling: str | None
 ) -> Tensor | None:
     """Of the first samples, `(m,)`, as many as there is time for; None of a network that has none."""
     begun, found, size = time.monotonic(), x.new_zeros(0).double(), 1
     with count_shown(f"{telling}: local radii", len(x)) if telling else contextlib.nullcontext() as show:
-        while len(found) < len(x) and (not len(found) or seconds is None or time.monotonic() - begun < seconds):
+        while len(found) < len(x) and (not len(found) or time.monotonic() - begun < seconds):
             some, last = slice(len(found), len(found) + size), time.monotonic()
             try:
                 more = certified_radius(model, x[some], bracket, labels=y[some], local=True)
