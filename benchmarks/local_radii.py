@@ -8,7 +8,7 @@ plainly and by CLIP for a few epochs, and the first N test images. With `--ordin
 instead: medians of the radii of five test samples, and of the distances at which the strong attack fools them.
 
     python benchmarks/local_radii.py --out results/certified-locally
-    python benchmarks/local_radii.py --cnn 12 --out results/certified-locally/cnn
+    python benchmarks/local_radii.py --cnn 8 --out results/certified-locally/cnn
     python benchmarks/local_radii.py --ordinary --out results/certified-locally/ordinary
 """
 

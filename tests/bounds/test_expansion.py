@@ -32,6 +32,7 @@ SMOOTH = [
     nn.LogSigmoid(),
     nn.Softplus(),
     nn.Softplus(beta=3.0),
+    nn.Softplus(beta=-2.0),
 ]
 
 

@@ -72,3 +72,31 @@ def test_the_weights_steps_halve_while_they_swing_and_double_while_they_are_too_
     for _ in range(4):
         scheduler.step(0.99)
     assert scheduler.step_bound >= 4 * bound
+
+
+def test_a_gradient_of_zero_says_nothing_of_the_usual_length():
+    assert lengths(Scaled(), [0.0, 0.0, 3.0, 3.0], interval=2) == pytest.approx([0.0, 0.0, 6.0, 6.0])
+
+
+class Tied(nn.Module):
+    """x times the sum of two numbers, which share one gradient, and of three others, whose gradient is expanded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.other, self.three = (nn.Parameter(torch.ones(shape) / 5) for shape in ((1,), (1,), (3,)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (self.one + self.other + self.three.sum()) * x
+
+
+def test_gradients_that_share_memory_are_shortened_once():
+    model = Tied()
+    regularizer = LipschitzRegularizer(model, PairSet(torch.tensor([[1.0]]), torch.tensor([[0.0]])), interval=2)
+    regularizer()
+    with torch.no_grad():
+        model.one += 999.0
+    for _ in range(2):
+        regularizer.step()
+    gradients = torch.autograd.grad(regularizer(), list(model.parameters()))
+    usual = 2 * 5**0.5  # five entries of 2
+    assert float(torch.cat(gradients).norm()) == pytest.approx(LONGEST * usual, rel=1e-4)

@@ -73,6 +73,12 @@ def test_without_warm_up_every_epoch_can_be_the_best():
     assert configure(keep="best-pgd", epochs=1, method="standard").choose_after == 0
 
 
+def test_a_noise_to_bear_is_for_clip_without_a_constant():
+    for options in ({"method": "local"}, {"lipschitz": 1.0}):
+        with pytest.raises(InputError, match="noise to bear"):
+            configure(**options, input_noise=1.0)
+
+
 def test_only_the_additive_rule_moves_every_minibatch():
     with pytest.raises(InputError, match="rule='additive' for update='minibatch'"):
         configure(update="minibatch")

@@ -41,7 +41,8 @@ CASES = {
     "regression": (lambda: dense(inputs=1, outputs=1), curve, {"target": 1.0}),
     "loader": (dense, loader, {"method": "standard"}),
     "loader with a generator": (dense, lambda: loader(generator=torch.Generator().manual_seed(7)), {"method": "weight"}),
-    "loader and clip": (regularised, loader, {"method": "clip", "pairs": pairs}),
+    "loader and clip": (regularised, loader, {"method": "clip", "pairs": pairs, "input_noise": 1.0}),
+    "pairs that have come back to the data": (regularised, digits, {"interval": 1, "active": 5, "pool": 5, "target": 0.15}),
 }
 
 

@@ -237,8 +237,8 @@ class DiscrepancyPrinciple(WeightScheduler):
 
     @property
     def is_capped(self) -> bool:
-        """Until the first update of the multiplicative rule."""
-        return self.rule == "multiplicative" and not self.has_moved
+        """Until the first update of the multiplicative rule, and while a weight that was lowered comes in."""
+        return self.rule == "multiplicative" and (not self.has_moved or 0 < self.capped < RAMP)
 
     def cap(self, weight: float) -> float:
         """Until the rule's first update: lower the weight to `weight` if it is above. Returns the weight to use now.
@@ -252,9 +252,10 @@ class DiscrepancyPrinciple(WeightScheduler):
         """
         if not self.is_capped:
             return self.weight
-        self.weight = min(self.weight, weight)
-        if not 0 < self.weight < self.initial:
-            return self.weight
+        if not self.has_moved:
+            self.weight = min(self.weight, weight)
+            if not 0 < self.weight < self.initial:
+                return self.weight
         self.capped = min(self.capped + 1, RAMP)
         return self.weight * self.capped / RAMP
 

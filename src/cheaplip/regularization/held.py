@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import processes
-from ..inference import Model, evaluating, parameters_of
+from ..inference import Model, evaluating, full_precision, parameters_of
 from .statistics import following_statistics
 
 
@@ -51,12 +51,16 @@ class HeldGradient:
 
     def norm(self) -> Tensor:
         """Of the gradient, `()`."""
-        return torch.stack(torch._foreach_norm(self._gradients)).norm() if self._gradients else torch.zeros(())
+        if not self._gradients:
+            return torch.zeros(())
+        lengths = torch._foreach_norm([full_precision(gradient) for gradient in self._gradients])
+        result: Tensor = torch.stack([length.to(lengths[0]) for length in lengths]).norm()
+        return result
 
-    def scale(self, factor: Tensor) -> None:
-        """Multiply the gradient, and leave the value."""
-        if self._gradients:
-            torch._foreach_mul_(self._gradients, factor.to(self._gradients[0].device))
+    def scale(self, factor: float) -> None:
+        """Multiply the gradient, and leave the value. Not in place: parameters may share one, and it may be expanded."""
+        self._gradients = list(torch._foreach_mul(self._gradients, factor)) if self._gradients else []
+        self.gradients = list(zip(self._parameters, self._gradients, strict=True))
 
     def is_elsewhere(self) -> bool:
         """Whether the network has moved to another device since the evaluation."""

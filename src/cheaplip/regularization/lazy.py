@@ -26,7 +26,8 @@ class LazyPenalty(Penalty):
     """Every `interval`-th `step`, after the optimizer's step, turns to other samples and evaluates the penalty there.
 
     All calls until the next evaluation return its value with its gradient (see `held`). Without `hold`, the calls of the
-    step that follows an evaluation return `interval` times it, and the others 0.
+    step that follows an evaluation return `interval` times it, and the others 0. With an interval above 1 a gradient of more
+    than three times the usual length is shortened to that; the value is left.
 
     A second call without a `step` between is a micro-batch of the same step where the parameters are the same, and where
     they are not, the closure of an optimizer such as LBFGS, whose steps are long: from then on the penalty is evaluated at
@@ -102,12 +103,13 @@ class LazyPenalty(Penalty):
         held = self._evaluate()
         norm = held.norm()
         self._evaluated = True
-        self.latest, of_gradient = torch.stack([held.value.double(), norm.to(held.value).double()]).tolist()
-        self._held = held if math.isfinite(self.latest) and math.isfinite(of_gradient) else None
+        self.latest, length = float(held.value), float(norm)
+        self._held = held if math.isfinite(self.latest) and math.isfinite(length) else None
         if self._held is None:
             self.skipped, self.latest = self.skipped + 1, 0.0
         elif self.interval > 1 and not self._has_closure:  # whose line search compares values
-            held.scale((self._usual.limit / norm).clamp(max=1.0))
+            if length > (limit := float(self._usual.limit)):
+                held.scale(limit / length)
             self._usual.learn(norm)
 
     def _compare(self) -> None:

@@ -215,7 +215,7 @@ class LocalRegularizer(LazyPenalty):
         return {**super().state_dict(), **self._draws.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; `InputError` if it belongs to other samples."""
+        """Continue from `state_dict()`; `InputError` if it belongs to more samples."""
         self._draws.load_state_dict(state)
         super().load_state_dict(state)
 

@@ -77,8 +77,13 @@ class NoiseRegularizer(LazyPenalty):
         super().__init__(model, interval=interval, hold=hold)
         forward_checked(model, inputs[:1].to(device_of(model, inputs.device)))
         self.noise, self.seed = noise, seed
-        self._inputs = inputs
+        require_in("seed", seed, f"[{-(2**63)}, {2**63 - 1}]")
+        self._inputs = inputs.detach()
         self._draws = Draws(len(inputs), active, seed)
+
+    def _compare(self) -> None:
+        super()._compare()
+        processes.require_same([self._inputs], "the same inputs", "Give the same held-out inputs on every process.")
 
     def _turn(self) -> None:
         """Draw the next inputs."""
@@ -108,6 +113,6 @@ class NoiseRegularizer(LazyPenalty):
         return {**super().state_dict(), **self._draws.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict()`; `InputError` if it belongs to other inputs."""
+        """Continue from `state_dict()`; `InputError` if it belongs to more inputs."""
         self._draws.load_state_dict(state)
         super().load_state_dict(state)

@@ -256,7 +256,8 @@ class LipschitzRegularizer(LazyPenalty):
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that changes during training, for a checkpoint."""
-        return {"pairs": dict(vars(self.state)), "generator": self._generator.get_state(), **super().state_dict()}
+        box = {"domain": self.domain} if self._spans else {}  # that of the pairs as they were last drawn
+        return {"pairs": dict(vars(self.state)), "generator": self._generator.get_state(), **box, **super().state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`; `InputError` if it belongs to another pair set."""
@@ -264,6 +265,7 @@ class LipschitzRegularizer(LazyPenalty):
         if got != expected:
             raise InputError(f"a state of pairs {expected}", got, "Make the regularizer with the same pairs.")
         self.state = PairState(**state["pairs"]).copied(device_of(self.model, self.state.points.device))
+        self.domain = state.get("domain", self.domain)
         self._generator.set_state(state["generator"].cpu())
         super().load_state_dict(state)
 

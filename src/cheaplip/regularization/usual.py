@@ -34,14 +34,18 @@ class UsualNorm:
 
     @property
     def limit(self) -> Tensor | float:
-        """How long a gradient may be; the first may be of any length."""
-        return torch.inf if self.value is None else self.factor * self.value
+        """How long a gradient may be: of any length as long as there was none."""
+        if self.value is None:
+            return torch.inf
+        return torch.where(self.value > 0, self.factor * self.value, torch.inf)
 
     def learn(self, norm: Tensor) -> None:
-        """Take note of a norm, `()`; of one that is not finite only where there is no other."""
+        """Take note of a norm, `()`; of one that is not finite only where there is no other. An average of 0 says nothing."""
+        norm = norm.float()
         usual = norm if self.value is None else self.value.to(norm.device)
         after = usual.lerp(torch.minimum(norm, self.factor * usual), self.rate)
-        self.value = torch.where(usual.isfinite(), torch.where(norm.isfinite(), after, usual), norm)
+        known = usual.isfinite() & (usual > 0)
+        self.value = torch.where(known, torch.where(norm.isfinite(), after, usual), norm)
 
     def state_dict(self) -> dict[str, Any]:
         """The average."""

@@ -56,7 +56,7 @@ class TrainConfig(PairOptions, LocalOptions):
     """Noise of the pairs: they are held-out inputs and copies with noise uniform on [0, this]."""
     input_noise: FiniteFloat = Field(0.0, ge=0)
     """Largest standard deviation of noise on inputs that the network is to bear, far beyond the pairs, such as 1 for images in
-    [0, 1]; for clip. 0: none (see `NoiseRegularizer`)."""
+    [0, 1]; for clip, without a constant to keep. 0: none (see `NoiseRegularizer`). It takes half the passes of the pairs."""
     redraw: bool = False
     """Draw the pairs afresh before every epoch, as the paper's regression does."""
     validation_share: FiniteFloat = Field(0.05, gt=0, lt=0.5)
@@ -99,6 +99,9 @@ class TrainConfig(PairOptions, LocalOptions):
             raise InputError("method='clip' for a Lipschitz constant", repr(self.method), "Only clip measures it.")
         if self.input_noise and self.method != "clip":
             raise InputError("method='clip' for a noise to bear", repr(self.method), "Use clip, or input_noise=0.")
+        if self.input_noise and self.lipschitz is not None:
+            do = "Slopes far from data count beside those that are kept: use a target or a tolerance, or input_noise=0."
+            raise InputError("no Lipschitz constant to keep beside a noise to bear", f"lipschitz {self.lipschitz}", do)
         if (self.method == "standard" or self.weight == 0) and (self.margin or self.saturation):
             do = "They ramp up with the weight: use plain cross-entropy, or a weight."
             raise InputError("a method with a weight for a margin or a saturation", f"{self.method!r} and {self.weight}", do)

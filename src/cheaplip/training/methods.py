@@ -41,16 +41,12 @@ def _lipschitz(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet
     options = config.model_dump(include=set(PairOptions.model_fields)) | ({"hold": False} if config.certify else {})
     regularizer = LipschitzRegularizer(model, pairs, domain=task.domain, seed=config.seed, **options)
     penalty = with_certificate(regularizer, config.certify, steps=task.steps // config.interval)
-    return _with_noise(penalty, regularizer, task, config), regularizer
-
-
-def _with_noise(penalty: Penalty, pairs: LipschitzRegularizer, task: Task, config: TrainConfig) -> Penalty:
-    if config.input_noise == 0:
-        return penalty
-    inputs = pairs.pairs.u if task.pair_inputs is None else task.pair_inputs
-    beat: dict[str, Any] = {"active": config.active, "interval": config.interval, "hold": pairs.hold}
-    noise = NoiseRegularizer(pairs.model, inputs, noise=config.input_noise, seed=config.seed, **beat)
-    return PenaltySum([(1.0, penalty), (SHARE, noise)])
+    if config.input_noise:
+        inputs = pairs.u if task.pair_inputs is None else task.pair_inputs
+        beat: dict[str, Any] = {"active": config.active, "interval": config.interval, "hold": regularizer.hold}
+        noise = NoiseRegularizer(model, inputs, noise=config.input_noise, seed=config.seed, **beat)
+        penalty = PenaltySum([(1.0, penalty), (SHARE, noise)])
+    return penalty, regularizer
 
 
 def _local(model: nn.Module, task: Task, config: TrainConfig, pairs: PairSet | None) -> Made:

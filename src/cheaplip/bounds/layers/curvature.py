@@ -65,4 +65,4 @@ def _(module: nn.LogSigmoid) -> Curvature:
 
 @curvature.register
 def _(module: nn.Softplus) -> Curvature:
-    return module.beta / 4, module.beta**2 / (6 * math.sqrt(3))
+    return abs(module.beta) / 4, module.beta**2 / (6 * math.sqrt(3))
