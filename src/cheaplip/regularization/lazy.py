@@ -17,7 +17,7 @@ from .held import HeldGradient, held_from, held_state
 from .penalty import Penalty
 from .usual import UsualNorm
 
-LONGEST, RATE = 3.0, 0.05
+LONGEST, RATE = 3.0, 0.2
 """A gradient that counts for several steps is shortened to so many times its usual length, an average at this rate. Without
 that a training can run away: too long a step makes the network steeper, and the next gradient longer."""
 
