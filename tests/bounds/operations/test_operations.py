@@ -188,8 +188,12 @@ def check_on(model, shape, domain):
     return bound
 
 
+LONG = {"gated recurrent", "projected memory"}
+"""Cousins of other layers here, which take seconds."""
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections")
-@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in LAYERS])
 def test_no_pair_is_steeper(name):
     model, shape = LAYERS[name]
     everywhere = check_on(model, shape, None)
