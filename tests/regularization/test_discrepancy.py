@@ -267,15 +267,6 @@ def test_the_largest_penalty_before_the_first_update_caps_the_weight():
     assert scheduler.cap(0.01) == after  # from there the rule moves it
 
 
-def test_a_weight_that_comes_in_does_not_jump_at_an_update():
-    scheduler = DiscrepancyPrinciple(0.9, initial=1.0, warmup=0)
-    before = [scheduler.cap(0.5) for _ in range(15)][-1]
-    scheduler.step(0.9)  # nothing is to be moved
-    assert scheduler.cap(0.1) == pytest.approx(16 / 15 * before)
-    *_, last = (scheduler.cap(0.1) for _ in range(RAMP))
-    assert last == scheduler.weight == 0.5
-
-
 def test_a_weight_that_comes_in_goes_on_after_a_checkpoint():
     one, other = (DiscrepancyPrinciple(0.9, initial=1.0, warmup=0) for _ in range(2))
     for _ in range(7):

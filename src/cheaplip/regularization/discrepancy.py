@@ -24,7 +24,7 @@ SMALLEST_STEP_BOUND = 1 / 64
 """The bound of a step is halved down to this share of `largest_step`."""
 
 
-RAMP = 100
+RAMP = 30
 """Calls over which a weight that was far too high comes in."""
 PATIENCE = 30
 """Updates after the warm-up without a weight before a warning."""
@@ -237,8 +237,8 @@ class DiscrepancyPrinciple(WeightScheduler):
 
     @property
     def is_capped(self) -> bool:
-        """Until the first update of the multiplicative rule, and while a weight that was lowered comes in."""
-        return self.rule == "multiplicative" and (not self.has_moved or 0 < self.capped < RAMP)
+        """Until the first update of the multiplicative rule."""
+        return self.rule == "multiplicative" and not self.has_moved
 
     def cap(self, weight: float) -> float:
         """Until the rule's first update: lower the weight to `weight` if it is above. Returns the weight to use now.
@@ -247,15 +247,14 @@ class DiscrepancyPrinciple(WeightScheduler):
         constant network is the better minimiser, and a network that has become constant rarely recovers. With `weight` =
         that loss / penalty, a weight that starts far too high starts where it is harmless; then the rule moves it. The
         smallest cap counts, because the first penalties, of pairs without ascent, are small. A weight that was lowered comes
-        in over `RAMP` calls: at once, it may still be enough for a convolutional network to lose all its ReLUs. The paper's
-        additive rule has no cap.
+        in over `RAMP` calls, or until the rule's first update: at once, it may still be enough for a convolutional network to
+        lose all its ReLUs. The paper's additive rule has no cap.
         """
         if not self.is_capped:
             return self.weight
-        if not self.has_moved:
-            self.weight = min(self.weight, weight)
-            if not 0 < self.weight < self.initial:
-                return self.weight
+        self.weight = min(self.weight, weight)
+        if not 0 < self.weight < self.initial:
+            return self.weight
         self.capped = min(self.capped + 1, RAMP)
         return self.weight * self.capped / RAMP
 

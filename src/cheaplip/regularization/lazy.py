@@ -17,7 +17,7 @@ from .held import HeldGradient, held_from, held_state
 from .penalty import Penalty
 from .usual import UsualNorm
 
-LONGEST, RATE = 3.0, 0.2
+LONGEST, RATE = 10.0, 0.2
 """A gradient that counts for several steps is shortened to so many times its usual length, an average at this rate. Without
 that a training can run away: too long a step makes the network steeper, and the next gradient longer."""
 
@@ -27,7 +27,7 @@ class LazyPenalty(Penalty):
 
     All calls until the next evaluation return its value with its gradient (see `held`). Without `hold`, the calls of the
     step that follows an evaluation return `interval` times it, and the others 0. With an interval above 1 a gradient of more
-    than three times the usual length is shortened to that; the value is left.
+    than ten times the usual length is shortened to that; the value is left.
 
     A second call without a `step` between is a micro-batch of the same step where the parameters are the same, and where
     they are not, the closure of an optimizer such as LBFGS, whose steps are long: from then on the penalty is evaluated at

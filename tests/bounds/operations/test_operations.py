@@ -108,6 +108,7 @@ def test_bicubic_interpolation_has_the_norm_of_its_matrix(options):
     assert upper_bound(model, (3, 4, 5)).value == pytest.approx(exact, rel=1e-9)
 
 
+torch.manual_seed(0)  # the networks are made on import
 LAYERS = {
     "bicubic": (nn.Sequential(nn.Conv2d(1, 2, 3), nn.Upsample(scale_factor=2, mode="bicubic"), nn.ReLU()), (1, 4, 4)),
     "circular convolution": (nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular"), (2, 6, 6)),
