@@ -72,7 +72,7 @@ def test_a_rare_class_counts_as_much_as_the_other():
         (quick(epochs=20, target=0.7, class_weight=weight).fit(x, y).predict(x)[y == 1] == 1).mean()
         for weight in (None, "balanced", {0: 1, 1: 9})
     ]
-    assert recalls[0] < 0.4
+    assert recalls[0] < 0.3
     assert min(recalls[1:]) > 0.5
 
 

@@ -21,6 +21,7 @@ from cheaplip import (
 from cheaplip.errors import InputError
 from cheaplip.regularization.certificate import CertificateRegularizer
 from support.networks import curve, dense, digits, make_local, network, regularised, seeded, some_samples
+from support.penalties import goes_on
 
 
 def test_it_leaves_no_trace_in_the_network_nor_in_the_users_randomness():
@@ -96,15 +97,7 @@ def test_it_continues_from_a_checkpoint():
     def made():
         return LocalRegularizer(model, some_samples(), radius=0.3, attacked=5, attack_interval=2)
 
-    penalty, other = made(), made()
-    for _ in range(3):
-        penalty()
-        penalty.step()
-    other.load_state_dict(copy.deepcopy(penalty.state_dict()))
-    for _ in range(7):
-        assert torch.equal(penalty(), other())
-        penalty.step()
-        other.step()
+    penalty = goes_on(made(), made())
     with pytest.raises(InputError, match="samples"):
         LocalRegularizer(model, some_samples(3)).load_state_dict(penalty.state_dict())
 

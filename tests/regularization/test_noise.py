@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from cheaplip import ConstantWeight, LipschitzRegularizer, NoiseRegularizer, PenaltySum, PenaltyTerm, fit, perturbed_pairs
 from cheaplip.errors import InputError
 from support.networks import dense, digits, network, regularised, seeded, some_samples
+from support.penalties import goes_on
 
 
 def noisy(model, x, **options):
@@ -60,15 +61,7 @@ def test_it_leaves_no_trace_in_the_network_nor_in_the_users_randomness():
 
 def test_it_continues_from_a_checkpoint():
     model, x = seeded(network), some_samples(12)[0]
-    penalty, other = (NoiseRegularizer(model, x, active=5, interval=2) for _ in range(2))
-    for _ in range(3):
-        penalty()
-        penalty.step()
-    other.load_state_dict(copy.deepcopy(penalty.state_dict()))
-    for _ in range(5):
-        assert torch.equal(penalty(), other())
-        penalty.step()
-        other.step()
+    penalty = goes_on(*(NoiseRegularizer(model, x, active=5, interval=2) for _ in range(2)))
     with pytest.raises(InputError, match="samples"):
         NoiseRegularizer(model, x[:3]).load_state_dict(penalty.state_dict())
 

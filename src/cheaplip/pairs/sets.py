@@ -57,6 +57,11 @@ class PairSet:
     def __len__(self) -> int:
         return len(self.u)
 
+    @property
+    def span(self) -> tuple[float, float]:
+        """The least and the largest entry of all points."""
+        return float(min(self.u.min(), self.v.min())), float(max(self.u.max(), self.v.max()))
+
     def redrawn(self, generator: Generator) -> PairSet:
         """A fresh set by the same recipe; `InputError` if the pairs were given as they are."""
         if self.draw is None:

@@ -108,13 +108,12 @@ class LipschitzRegularizer(LazyPenalty):
         super().__init__(model, interval=interval, hold=hold)
         # far from data such networks have slopes that drown those near them
         near = has_running_statistics(model) and not allowed
-        if explore is None:
-            explore = 0.0 if near else 0.5
+        explore = (0.0 if near else 0.5) if explore is None else explore
         self._rounds = 1 if pairs.moves else ROUNDS if near and pairs.draw is not None else 0
         self._explorers = 0 if domain is None else round(explore * len(pairs))
         self.pool = min(pool, len(pairs) + self._explorers)
         self._spans = domain is None
-        self.domain = _span(pairs) if domain is None else domain
+        self.domain = pairs.span if domain is None else domain
         self.separation = SEPARATION * float(sample_norm(pairs.u - pairs.v).median())
         self._pairs = pairs
         require_in("seed", seed, f"[{-(2**63)}, {2**63 - 1}]")
@@ -138,7 +137,7 @@ class LipschitzRegularizer(LazyPenalty):
         rotate(self.state, self.options.renewal, self._generator)
         if self._rounds and self.state.cursor == 0 and self.state.rounds % self._rounds == 0:
             self.redraw()
-            self.domain = _span(self._pairs) if self._spans else self.domain
+            self.domain = self._pairs.span if self._spans else self.domain
         active, state = self.state.active, self.state
         points, sizes = state.points[active], state.step_size[active]
         state.points[active], state.before, state.step_size[active] = self._in_parts(self._raised, points, sizes)
@@ -299,7 +298,3 @@ def _check_box(domain: Box, pairs: PairSet) -> None:
     low, high = box_of(domain, tuple(pairs.u.shape[1:]))
     if not bool((low < high).all()):
         raise InputError("domain (low, high) with low < high", domain, "Give the box the inputs live in, such as (0, 1).")
-
-
-def _span(pairs: PairSet) -> tuple[float, float]:
-    return float(min(pairs.u.min(), pairs.v.min())), float(max(pairs.u.max(), pairs.v.max()))
