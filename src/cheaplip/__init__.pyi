@@ -20,6 +20,7 @@ from .robustness.accuracy import RobustnessReport, evaluate_robustness
 from .training.config import TrainConfig
 from .training.loop import fit
 from .training.outcome import TrainResult
+from .training.stiefel_muon import StiefelMuon
 
 __all__ = [
     "Ball",
@@ -36,6 +37,7 @@ __all__ = [
     "PenaltySum",
     "PenaltyTerm",
     "RobustnessReport",
+    "StiefelMuon",
     "TrainConfig",
     "TrainResult",
     "certified_radius",

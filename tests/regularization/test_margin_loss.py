@@ -57,9 +57,16 @@ def test_hopeless_samples_count_no_more_than_lost_ones_and_pull_less():
 
 
 def test_the_margin_sets_in_with_the_weight_over_a_fifth_of_the_epochs():
-    history = [{"weight": 0.0}] * 4
-    assert margin_ramp(history, 10) == 0
-    assert [margin_ramp(history + [{"weight": 0.1}] * k, 10) for k in (1, 2, 3)] == [0.5, 1.0, 1.0]
+    history, config = [{"weight": 0.0}] * 4, configure(epochs=10, target=0.9)
+    assert margin_ramp(history, config, 0.0) == 0
+    assert margin_ramp(history, config, 0.1) == 0
+    assert [margin_ramp(history + [{"weight": 0.1}] * k, config, 0.1) for k in (1, 2, 3)] == [0.5, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("options", [{"method": "standard"}, {"weight": 0.0}])
+def test_without_a_penalty_the_margin_sets_in_with_the_run(options):
+    config = configure(epochs=10, **options)
+    assert [margin_ramp([{"weight": 0.0}] * k, config, 0.0) for k in (0, 1, 2, 3)] == [0.0, 0.5, 1.0, 1.0]
 
 
 def test_fit_takes_the_loss_once_there_is_a_weight():
@@ -79,10 +86,6 @@ def test_fit_takes_the_loss_once_there_is_a_weight():
 
 
 def test_refuses_a_margin_where_it_has_no_meaning():
-    with pytest.raises(InputError, match="a method with a weight"):
-        configure(method="standard", margin=1.0)
-    with pytest.raises(InputError, match="a method with a weight"):
-        configure(weight=0.0, margin=1.0)
     for margin, saturation in ((-1.0, 0.0), (math.inf, 0.0), (1.0, 1.0), (1.0, -0.1)):
         with pytest.raises(InputError, match="a margin >= 0 and a saturation in"):
             margin_cross_entropy(*batch(0), margin=margin, saturation=saturation)

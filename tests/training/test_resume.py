@@ -38,6 +38,7 @@ CASES = {
     "batch statistics and dropout": (regularised, digits, {"method": "clip"}),
     "margin": (dense, digits, {"method": "clip", "margin": 4.0, "saturation": 0.5}),
     "another optimizer": (dense, digits, {"optimizer": "Adam", "optimizer_options": {"betas": [0.8, 0.9]}, "lr": 0.01}),
+    "StiefelMuon": (dense, digits, {"method": "standard", "optimizer": "StiefelMuon", "lr": 0.05, "margin": 4.0}),
     "regression": (lambda: dense(inputs=1, outputs=1), curve, {"target": 1.0}),
     "loader": (dense, loader, {"method": "standard"}),
     "loader with a generator": (dense, lambda: loader(generator=torch.Generator().manual_seed(7)), {"method": "weight"}),
@@ -70,7 +71,7 @@ def finished(tmp_path_factory):
 @pytest.mark.parametrize("case", CASES)
 def test_resumed_is_uninterrupted(tmp_path, case, epoch):
     whole = whole_run(case)
-    assert case in ("standard", "loader") or whole.history[-1]["weight"] > 0
+    assert case in ("standard", "loader", "StiefelMuon") or whole.history[-1]["weight"] > 0
     steps = 3 if case == "regression" else 7  # an epoch
     with ctrl_c((epoch - 1) * steps + 2):
         run(case, tmp_path)

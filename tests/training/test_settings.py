@@ -24,11 +24,11 @@ BAD = {
     "optimizer": ({"optimizer": "SDG"}, "optimizer to be one of .*Did you mean 'SGD'"),
     "its options": (
         {"optimizer_options": {"momentun": 0.9}},
-        "torch.optim.SGD to take a step.*; got .*momentun",
+        "SGD to take a step.*; got .*momentun",
     ),
     "its values": (
         {"optimizer_options": {"momentum": -1}},
-        "torch.optim.SGD to take a step.*; got Invalid momentum",
+        "SGD to take a step.*; got Invalid momentum",
     ),
     "multiplying nothing": ({"initial_weight": 0.0}, "cannot leave 0"),
 }
@@ -70,7 +70,7 @@ def test_an_optimizer_by_its_name_alone(name):
 
 @pytest.mark.parametrize("name", ["LBFGS", "SparseAdam"])
 def test_an_optimizer_that_cannot_take_such_steps_is_refused(name):
-    with pytest.raises(InputError, match=f"torch.optim.{name} to take a step.*(closure|dense)"):
+    with pytest.raises(InputError, match=f"{name} to take a step.*(closure|dense)"):
         fit(dense(), digits(100), method="standard", optimizer=name, optimizer_options={})
 
 

@@ -42,7 +42,7 @@ class TrainConfig(PairOptions, LocalOptions):
     batch_size: int = Field(128, ge=1)
     """Samples in a step, of all processes together."""
     optimizer: str = "SGD"
-    """Any class of torch.optim."""
+    """Any class of torch.optim, or `StiefelMuon`."""
     optimizer_options: dict[str, Any] = Field({"momentum": 0.9})
     """Further options of the optimizer, by name."""
     lr: FiniteFloat = Field(0.1, gt=0)
@@ -69,7 +69,8 @@ class TrainConfig(PairOptions, LocalOptions):
     certify: FiniteFloat = Field(0.0, ge=0)
     """Share of the certified upper bound's square in the penalty, for method clip; 1 certifies the most samples on MNIST."""
     margin: FiniteFloat = Field(0.0, ge=0)
-    """Margin between logits that the loss asks for, such as 4 (see `margin_cross_entropy`). It ramps up with the weight."""
+    """Margin between logits that the loss asks for, such as 4 (see `margin_cross_entropy`). It ramps up with the weight, or
+    from the first epoch on in a run without one."""
     saturation: FiniteFloat = Field(0.0, ge=0, lt=1)
     """In [0, 1): bounds the loss of misclassified samples, such as 0.3 (see `margin_cross_entropy`). It ramps up likewise."""
 
@@ -102,9 +103,6 @@ class TrainConfig(PairOptions, LocalOptions):
         if self.input_noise and self.lipschitz is not None:
             do = "Slopes far from data count beside those that are kept: use a target or a tolerance, or input_noise=0."
             raise InputError("no Lipschitz constant to keep beside a noise to bear", f"lipschitz {self.lipschitz}", do)
-        if (self.method == "standard" or self.weight == 0) and (self.margin or self.saturation):
-            do = "They ramp up with the weight: use plain cross-entropy, or a weight."
-            raise InputError("a method with a weight for a margin or a saturation", f"{self.method!r} and {self.weight}", do)
         if self.update == "minibatch" and self.rule != "additive":
             do = "Its small steps average over the minibatches; the multiplicative rule is made for one update an epoch."
             raise InputError("rule='additive' for update='minibatch'", repr(self.rule), do)

@@ -172,7 +172,7 @@ def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConf
     """Algorithm 2: one pass over the fitting part, then the discrepancy principle. Returns the epoch's record."""
     epoch, started = state.epoch + 1, time.perf_counter()
     term, lr = state.term, state.lr_schedule.get_last_lr()[0]
-    ramp = margin_ramp(state.history, config.epochs) if term.scheduler.weight > 0 else 0.0
+    ramp = margin_ramp(state.history, config, term.scheduler.weight)
     loss_sum, seen = torch.zeros((), device=accelerator.device), 0  # the sum stays on the device: no step waits for it
     running, period = RunningValue(), update_period(config, task.steps)
     torch.manual_seed(epoch_seed(config.seed, epoch))

@@ -12,6 +12,7 @@ from ..errors import InputError, one_line, require_known
 from .config import TrainConfig
 from .own import Own, own_optimizer, own_schedule
 from .schedule import make_lr_schedule
+from .stiefel_muon import StiefelMuon
 
 
 def make_optimization(
@@ -33,6 +34,7 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
             LBFGS wants to call the loss itself, SparseAdam wants sparse gradients.
     """
     kinds = {name: kind for name, kind in vars(torch.optim).items() if isinstance(kind, type) and name != "Optimizer"}
+    kinds |= {"StiefelMuon": StiefelMuon}
     require_known("optimizer", config.optimizer, kinds)
     kind: Any = kinds[config.optimizer]
     options = dict(config.optimizer_options)
@@ -45,5 +47,5 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
         optimizer: torch.optim.Optimizer = kind(model.parameters(), lr=config.lr, **options)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         do = "Set lr and optimizer_options to what it takes, or choose another optimizer."
-        raise InputError(f"torch.optim.{config.optimizer} to take a step with these options", one_line(error), do) from None
+        raise InputError(f"{config.optimizer} to take a step with these options", one_line(error), do) from None
     return optimizer

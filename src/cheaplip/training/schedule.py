@@ -56,10 +56,19 @@ def make_lr_schedule(config: TrainConfig, steps: int) -> Callable[[int], float]:
     return factor
 
 
-def margin_ramp(history: Sequence[dict[str, Any]], epochs: int) -> float:
+def margin_ramp(history: Sequence[dict[str, Any]], config: TrainConfig, weight: float) -> float:
     """Ramp for margin and saturation: rises linearly from 0 to 1 during the first epochs/5 epochs after the warm-up.
 
-    Without it, a network whose margins are far from the one asked for saturates the loss and never reaches the target.
+    Without it, a network whose margins are far from the one asked for saturates the loss and never reaches the target. Where
+    there is no penalty, it begins with the run.
+
+    Args:
+        history: the epochs so far.
+        config: has their number, and the method.
+        weight: of the penalty, now.
     """
-    weighted = sum(bool(row["weight"] > 0) for row in history)
-    return min(5 * weighted / epochs, 1.0)
+    plain = config.method == "standard" or config.weight == 0
+    if not plain and weight == 0:
+        return 0.0
+    done = len(history) if plain else sum(bool(row["weight"] > 0) for row in history)
+    return min(5 * done / config.epochs, 1.0)
