@@ -64,7 +64,7 @@ class HeldGradient:
 
     def is_elsewhere(self) -> bool:
         """Whether the network has moved to another device since the evaluation."""
-        return bool(self._parameters) and self._parameters[0].device != self._gradients[0].device
+        return len(self._parameters) > 0 and self._parameters[0].device != self._gradients[0].device
 
 
 class _Attach(torch.autograd.Function):
