@@ -38,7 +38,7 @@ THIRDS = 3.0
 class _Step:
     """An activation with the matrix before it."""
 
-    weight: Tensor
+    affine: Affine
     slope: Polynomial  # (cells, entries)
     error: Tensor  # (cells, entries)
     share: Tensor  # (cells, entries, inputs), by how much the errors would fall with each side of the box
@@ -66,7 +66,7 @@ class Expansion:
     @property
     def cost(self) -> int:
         """Multiplications for one box."""
-        weights = [weight for weight, _ in self._network.affine]
+        weights = [affine.weight for affine in self._network.affine]
         inputs, outputs = weights[0].shape[1], len(weights[-1])
         numbers = inputs * (inputs + 3) // 2 + (1 + outputs) * sum(len(weight) for weight in weights[:-1])
         inner = sum(weight.numel() for weight in weights[1:])
@@ -81,7 +81,7 @@ class Expansion:
         """
         products = Products(centre.shape[1], centre)
         steps, shares = self._forwards(centre, half, products)
-        return _backwards(self._network.affine[-1][0], steps, shares, products)
+        return _backwards(self._network.affine[-1], steps, shares, products)
 
     def _forwards(self, centre: Tensor, half: Tensor, products: Products) -> tuple[list[_Step], list[Tensor]]:
         """The slopes, and the shares of the numbers y so far."""
@@ -90,9 +90,10 @@ class Expansion:
         error = torch.zeros_like(centre)
         steps: list[_Step] = []
         shares = [products.share.expand(cells, -1, -1)]
-        for (weight, bias), act in zip(self._network.affine, self._network.acts, strict=False):
-            size = value.constant.abs() + sum(value.sizes())
-            rounding = gamma(weight.shape[1] + 2) * (size @ weight.abs().T + bias.abs())
+        for affine, act in zip(self._network.affine, self._network.acts, strict=False):
+            weight, bias = affine.weight, affine.bias
+            size = value.constant.abs() + sum(value.sizes()) + error
+            rounding = gamma(weight.shape[1] + 2 + affine.terms) * (size @ affine.sizes.T + affine.size)
             product = value.times(weight.T)
             rest = product.rest
             if steps:  # a number for the error of each value
@@ -100,18 +101,19 @@ class Expansion:
                 shares.append(steps[-1].share)
             value, error = Polynomial(product.constant + bias, product.linear, rest), rounding * (1 + SLOPES)
             slope, wrong = slopes(act, value, error)
-            steps.append(_Step(weight, slope, wrong, THIRDS * value.linear.abs() / reach_of(value, error)[..., None]))
+            steps.append(_Step(affine, slope, wrong, THIRDS * value.linear.abs() / reach_of(value, error)[..., None]))
             if act is not self._network.acts[-1]:
                 value, error = values(act, value, error, products)
         return steps, shares
 
 
-def _backwards(last: Tensor, steps: list[_Step], shares: list[Tensor], products: Products) -> tuple[Tensor, Tensor]:
+def _backwards(last: Affine, steps: list[_Step], shares: list[Tensor], products: Products) -> tuple[Tensor, Tensor]:
     cells, inputs = len(steps[0].error), products.share.shape[1]
-    constant = last.expand(cells, -1, -1)  # (cells, outputs, entries)
+    constant = last.weight.expand(cells, -1, -1)  # (cells, outputs, entries)
     p = Polynomial(constant, constant.new_zeros(*constant.shape, inputs), constant.new_zeros(*constant.shape, 0))
-    loose = torch.zeros_like(constant)  # what rounding makes of it
+    loose = gamma(last.terms) * last.sizes.expand(cells, -1, -1)  # what rounding makes of it
     for step in reversed(steps):
+        weight = step.affine.weight
         first = step is steps[0]
         slope = Polynomial(step.slope.constant[:, None], step.slope.linear[:, None], step.slope.rest[:, None])
         (linear, rest), (tilt, other) = p.sizes(), slope.sizes()
@@ -120,14 +122,14 @@ def _backwards(last: Tensor, steps: list[_Step], shares: list[Tensor], products:
         if not first:
             error = error + linear * other + rest * tilt
         error = error + gamma(inputs) * size * steep
-        loose = gamma(step.weight.shape[0] + inputs) * (size * steep + error) @ step.weight.abs()
+        loose = gamma(weight.shape[0] + inputs + step.affine.terms) * (size * steep + error) @ step.affine.sizes
         if first:
-            cubic = _cubic(p, slope, step.weight)
-        p = _product(p, slope, products).times(step.weight)
+            cubic = _cubic(p, slope, weight)
+        p = _product(p, slope, products).times(weight)
         if not first:
-            p = Polynomial(p.constant, p.linear, torch.cat([p.rest, _by_output(error, step.weight)], -1))
+            p = Polynomial(p.constant, p.linear, torch.cat([p.rest, _by_output(error, weight)], -1))
             shares += [step.share] * error.shape[1]
-    return _norm(p, cubic, error[..., None] * steps[0].weight, loose, steps[0].share, torch.cat(shares, 1), products)
+    return _norm(p, cubic, error[..., None] * weight, loose, steps[0].share, torch.cat(shares, 1), products)
 
 
 def _product(p: Polynomial, slope: Polynomial, products: Products) -> Polynomial:

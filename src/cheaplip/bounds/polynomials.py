@@ -18,7 +18,7 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from .layers.activations import derivative
+from .layers.activations import derivative, jumps
 from .layers.curvature import curvature
 from .layers.entrywise import Partly
 from .rounding import SLOPES, gamma
@@ -94,6 +94,7 @@ def slopes(act: nn.Module, z: Polynomial, error: Tensor) -> tuple[Polynomial, Te
     """phi'(z) as a straight line through the interval of z, and its error, `(cells, entries)`."""
     reach, bend = reach_of(z, error), _bends(act)[1]
     (level, steep), far = _fit(derivative(act)[0], z.constant, reach, 1, bend)
+    far = far + jumps(act)[1]
     if isinstance(act, Partly):
         level, steep, far = (torch.where(act.mask, one, other) for one, other in ((level, 1.0), (steep, 0.0), (far, 0.0)))
     line = Polynomial(level, steep[..., None] * z.linear, steep[..., None] * z.rest)
@@ -104,6 +105,7 @@ def values(act: nn.Module, z: Polynomial, error: Tensor, products: Products) -> 
     """phi(z) as a parabola over the interval of z, and its error, `(cells, entries)`."""
     reach, bend = reach_of(z, error), _bends(act)[0]
     (level, steep, bent), far = _fit(act.inner if isinstance(act, Partly) else act, z.constant, reach, 2, bend)
+    far = far + 2 * jumps(act)[0]  # once on the grid, and once between
     if isinstance(act, Partly):
         pairs = ((level, z.constant), (steep, 1.0), (bent, 0.0), (far, 0.0))
         level, steep, bent, far = (torch.where(act.mask, one, other) for one, other in pairs)
