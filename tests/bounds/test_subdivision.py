@@ -11,10 +11,11 @@ from torch import nn
 
 from cheaplip import Ball, difference_quotient, lipschitz_bracket
 from cheaplip.bounds import branching, subdivision
+from cheaplip.bounds.division import SUBDIVISION
 from cheaplip.bounds.graph import trace
 from cheaplip.bounds.jacobian import jacobian_norms
 from cheaplip.bounds.subdivision import TOLERANCE, subdivide
-from cheaplip.bounds.upper import SUBDIVISION, upper_bound
+from cheaplip.bounds.upper import upper_bound
 from cheaplip.inference import in_float64
 from support import oracles
 

@@ -110,39 +110,44 @@ class Expansion:
 def _backwards(last: Affine, steps: list[_Step], shares: list[Tensor], products: Products) -> tuple[Tensor, Tensor]:
     cells, inputs = len(steps[0].error), products.share.shape[1]
     constant = last.weight.expand(cells, -1, -1)  # (cells, outputs, entries)
-    p = Polynomial(constant, constant.new_zeros(*constant.shape, inputs), constant.new_zeros(*constant.shape, 0))
+    p = Polynomial(constant, *constant.new_zeros(2, *constant.shape, 0))
     loose = gamma(last.terms) * last.sizes.expand(cells, -1, -1)  # what rounding makes of it
-    for step in reversed(steps):
-        weight = step.affine.weight
-        first = step is steps[0]
-        slope = Polynomial(step.slope.constant[:, None], step.slope.linear[:, None], step.slope.rest[:, None])
+    for step in reversed(steps[1:]):
+        error, loose = _errors(p, loose, step, inputs)
+        slope = _for_each_output(step.slope)
         (linear, rest), (tilt, other) = p.sizes(), slope.sizes()
-        size, steep = p.constant.abs() + linear + rest + loose, slope.constant.abs() + tilt + other
-        error = size * step.error[:, None] + rest * other + loose * steep
-        if not first:
-            error = error + linear * other + rest * tilt
-        error = error + gamma(inputs) * size * steep
-        loose = gamma(weight.shape[0] + inputs + step.affine.terms) * (size * steep + error) @ step.affine.sizes
-        if first:
-            cubic = _cubic(p, slope, weight)
-        p = _product(p, slope, products).times(weight)
-        if not first:
-            p = Polynomial(p.constant, p.linear, torch.cat([p.rest, _by_output(error, weight)], -1))
-            shares += [step.share] * error.shape[1]
-    return _norm(p, cubic, error[..., None] * weight, loose, steps[0].share, torch.cat(shares, 1), products)
+        error = error + linear * other + rest * tilt
+        p = _product(p, slope, products).times(step.affine.weight)
+        p = Polynomial(p.constant, p.linear, torch.cat([p.rest, _by_output(error, step.affine.weight)], -1))
+        shares += [step.share] * error.shape[1]
+    first = steps[0]
+    error, loose = _errors(p, loose, first, inputs)
+    p, cubic = _towards_inputs(p, _for_each_output(first.slope), first.affine.weight, products)
+    return _norm(p, cubic, error[..., None] * first.affine.weight, loose, first.share, torch.cat(shares, 1), products)
+
+
+def _for_each_output(slope: Polynomial) -> Polynomial:
+    return Polynomial(slope.constant[:, None], slope.linear[:, None], slope.rest[:, None])
+
+
+def _errors(p: Polynomial, loose: Tensor, step: _Step, inputs: int) -> tuple[Tensor, Tensor]:
+    """Of P times the slopes, but for what is of degree three; and of that times W, by rounding."""
+    (linear, rest), (tilt, other) = p.sizes(), _for_each_output(step.slope).sizes()
+    size, steep = p.constant.abs() + linear + rest + loose, step.slope.constant.abs()[:, None] + tilt + other
+    error = size * step.error[:, None] + rest * other + loose * steep + gamma(inputs) * size * steep
+    terms = len(step.affine.weight) + inputs + step.affine.terms
+    return error, gamma(terms) * (size * steep + error) @ step.affine.sizes
 
 
 def _product(p: Polynomial, slope: Polynomial, products: Products) -> Polynomial:
     """Of degree two."""
-    mean, square = products.of(p.linear, slope.linear)
-    return Polynomial(
-        p.constant * slope.constant + mean,
-        p.linear * slope.constant[..., None] + p.constant[..., None] * slope.linear,
-        longer(
-            longer(p.rest * slope.constant[..., None], p.constant[..., None] * slope.rest),
-            square,
-        ),
-    )
+    constant, linear, rest = (part * p.constant[..., None] for part in (slope.constant[..., None], slope.linear, slope.rest))
+    if p.linear.shape[-1]:
+        mean, square = products.of(p.linear, slope.linear)
+        constant = constant + mean[..., None]
+        linear = linear + p.linear * slope.constant[..., None]
+        rest = longer(longer(p.rest * slope.constant[..., None], rest), square)
+    return Polynomial(constant[..., 0], linear, rest)
 
 
 def _by_output(error: Tensor, weight: Tensor) -> Tensor:
@@ -152,33 +157,35 @@ def _by_output(error: Tensor, weight: Tensor) -> Tensor:
     return each.flatten(2, 3).mT
 
 
-def _cubic(p: Polynomial, slope: Polynomial, weight: Tensor) -> Tensor:
-    """The products of d_l and y, `(cells, outputs, inputs, inputs, numbers)`."""
+def _towards_inputs(p: Polynomial, slope: Polynomial, weight: Tensor, products: Products) -> tuple[Polynomial, Tensor]:
+    """(P times the slopes) W of degree two, and the products of d_l and y, `(cells, outputs, inputs, inputs, numbers)`.
 
-    def summed(linear: Tensor, rest: Tensor) -> Tensor:
-        tilted = (weight.T[:, :, None] * linear[:, :, None]).mT  # (cells, outputs, inputs, inputs, neurons)
-        flat: Tensor = tilted.flatten(2, 3) @ rest
-        return flat.reshape(*tilted.shape[:4], rest.shape[-1])
-
-    outputs = p.constant.shape[1]
-    return longer(
-        summed(slope.linear.expand(-1, outputs, -1, -1), p.rest), summed(p.linear, slope.rest.expand(-1, outputs, -1, -1))
+    The slopes of the first activation are straight lines in d alone.
+    """
+    inputs, outputs = weight.shape[1], p.constant.shape[1]
+    flat = weight.T * slope.constant[:, :, None]  # (cells, 1, inputs, neurons)
+    tilted = (weight.T[:, None] * slope.linear.mT[:, :, None]).flatten(2, 3)  # (cells, 1, inputs * inputs, neurons)
+    constant, linear = (
+        (flat @ p.constant[..., None])[..., 0],
+        (tilted @ p.constant[..., None])[..., 0].unflatten(2, (inputs, -1)),
     )
+    if not p.linear.shape[-1]:
+        return Polynomial(constant, linear, linear.new_zeros(*constant.shape, products.count)), linear[..., None][..., :0]
+    mean, square = products.of_matrix((tilted @ p.linear).unflatten(2, (inputs, inputs)))
+    rest, cubic = (torch.cat([flat, tilted], 2).expand(-1, outputs, -1, -1) @ p.rest).split([inputs, inputs**2], 2)
+    return Polynomial(constant + mean, linear + flat @ p.linear, longer(rest, square)), cubic.unflatten(2, (inputs, inputs))
 
 
 def _norm(
     p: Polynomial, cubic: Tensor, errors: Tensor, loose: Tensor, share: Tensor, shares: Tensor, products: Products
 ) -> tuple[Tensor, Tensor]:
     """Of the Jacobian p + cubic + errors, and the parts of the sides of the box."""
-    inputs = p.constant.shape[2]
     p, bows, axes, wrong = _bowed(p, products)
-    main = torch.cat([p.constant[..., None], p.linear, bows, p.rest], -1).permute(0, 3, 1, 2)
-    norm, (weights, own, thirds) = largest_norm(
-        main, errors.flatten(1, 2)[:, :, None], cubic.permute(0, 3, 4, 1, 2).flatten(1, 2)
+    norm, (_, linear, bow, rest, own, thirds) = largest_norm(
+        [p.constant[..., None], p.linear, bows, p.rest], [errors.permute(0, 3, 1, 2).flatten(2)[:, None], cubic.flatten(3)]
     )
     norm = (norm + wrong + torch.linalg.vector_norm(loose, dim=(1, 2))) * (1 + SLOPES)
-    _, linear, bow, rest = weights.split([1, inputs, inputs, p.rest.shape[-1]], 1)
-    thirds = thirds.unflatten(1, (inputs, -1))
+    thirds = thirds.unflatten(1, (len(axes[0]), cubic.shape[-1]))
     parts = linear + thirds.sum(2) + ((2 * bow)[:, None] * axes).sum(2)
     parts = parts + (longer(rest, thirds.sum(1))[..., None] * shares).sum(1)
     return norm, parts + (own.unflatten(1, (-1, share.shape[1])).sum(1)[..., None] * share).sum(1)

@@ -41,7 +41,7 @@ class Polynomial:
 
     def times(self, matrix: Tensor) -> Polynomial:
         """Of the entries times this matrix from the right."""
-        return Polynomial(self.constant @ matrix, (self.linear.mT @ matrix).mT, (self.rest.mT @ matrix).mT)
+        return Polynomial(self.constant @ matrix, matrix.mT @ self.linear, matrix.mT @ self.rest)
 
 
 class Products:
@@ -55,15 +55,20 @@ class Products:
     def __init__(self, inputs: int, like: Tensor) -> None:
         self.first, self.second = torch.tril_indices(inputs, inputs, device=like.device)
         self.squares = self.first == self.second
+        self.scale = torch.where(self.squares, 0.25, 1.0).to(like)
         self.count = len(self.first)
         ends = (nn.functional.one_hot(end, inputs) for end in (self.first, self.second))
         self.share = sum(ends, start=torch.zeros(self.count, inputs, device=like.device, dtype=like.dtype))
 
     def of(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """(a . d) (b . d) as a constant and a combination of these numbers: d_l^2 is 1/2 + (2 d_l^2 - 1) / 2."""
-        product = a[..., :, None] * b[..., None, :]
-        both = (product + product.mT)[..., self.first, self.second]
-        return (a * b).sum(-1) / 2, torch.where(self.squares, both / 4, both)
+        both = a[..., self.first] * b[..., self.second] + a[..., self.second] * b[..., self.first]
+        return (a * b).sum(-1) / 2, both * self.scale
+
+    def of_matrix(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """d^T K d of matrices `(..., inputs, inputs)` in the same way."""
+        both = (matrix + matrix.mT).flatten(-2)[..., self.first * matrix.shape[-1] + self.second]
+        return matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / 2, both * self.scale
 
     def matrix(self, combination: Tensor) -> tuple[Tensor, Tensor]:
         """`(cells, count)` as a constant and the symmetric matrix K of d^T K d."""

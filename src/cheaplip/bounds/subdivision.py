@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,10 @@ CELLS, WORK = 2**19, 2**39
 AT_ONCE, ENTRIES, BATCH = 2**11, 2**23, 2**26
 """Cells that are split in one round; fewer where a tensor would have more than so many entries, or where they would take more
 than so many multiplications in polynomials."""
-HOPELESS = 10.0
-"""Where the bound is still so many times the largest norm after half of the time, the rest is left to other methods."""
+EARLY = 1 / 8
+"""Share of the time after which the search asks whether it will end below what other methods prove."""
+PART = 1 / 8
+"""Share of the open cells that are split before they are sorted again."""
 PROBES = 64
 """Cells a round at whose centres the norm is taken."""
 
@@ -48,10 +50,12 @@ class Subdivision:
     largest: float  # norm of the Jacobian at the steepest centre, rounded down
     steepest: Tensor | None  # that centre, (inputs,), float64; None if there is none, off all kinks, where f rises
 
+    known: float = 0.0  # what Lip(f) was at least, before
+
     @property
     def close(self) -> bool:
-        """Whether the two have met, but for the tolerance."""
-        return self.upper <= (1 + TOLERANCE) * self.largest
+        """Whether the upper and the lower end have met, but for the tolerance."""
+        return self.upper <= (1 + TOLERANCE) * max(self.largest, self.known)
 
 
 @dataclass(frozen=True)
@@ -70,6 +74,14 @@ class _Cells:
 
     def __add__(self, other: _Cells) -> _Cells:
         return _Cells(*map(torch.cat, zip(self.parts(), other.parts(), strict=True)))
+
+    def split(self, share: float, least: int) -> tuple[_Cells, _Cells]:
+        """Those with the largest bounds, this share but so many at least, and the others."""
+        count = min(len(self.bound), max(least, int(share * len(self.bound))))
+        steepest = self.bound.topk(count).indices
+        others = torch.ones_like(self.bound, dtype=torch.bool)
+        others[steepest] = False
+        return self[steepest], self[others]
 
     def halves(self) -> _Cells:
         """Each cell in two that share a side, along the input of the largest rise."""
@@ -90,7 +102,14 @@ class _Cells:
 
 @torch.no_grad()
 def subdivide(
-    layers: Sequence[Layer], domain: Domain, *, input_norm: float = 2, output_norm: float = 2, deadline: float = math.inf
+    layers: Sequence[Layer],
+    domain: Domain,
+    *,
+    input_norm: float = 2,
+    output_norm: float = 2,
+    deadline: float = math.inf,
+    known: float = 0.0,
+    rival: Callable[[], float] | None = None,
 ) -> Subdivision | None:
     """An upper bound of Lip(f) on the domain, and a point at which f is about as steep.
 
@@ -100,6 +119,8 @@ def subdivide(
         input_norm: 2 or inf.
         output_norm: 2 or inf.
         deadline: `time.monotonic()` at which to stop with what there is.
+        known: what Lip(f) is at least; cells whose bound is hardly above it are not split.
+        rival: computes what another method proves; where the bound would not be below that at the deadline, the search stops.
 
     Returns:
         None for more than `FEW` inputs, or `MANY` with smooth activations, a domain without width in one of them, and for a
@@ -122,28 +143,61 @@ def subdivide(
     low, high = low.to(device), high.to(device)
     open_cells = _Cells(low, high, high - low, low.new_full((1,), math.inf))
     largest, steepest, closed, made = 0.0, None, 0.0, 0
-    half_time = (time.monotonic() + deadline) / 2
+    progress = _Progress(time.monotonic(), deadline, rival)
     while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
-        if time.monotonic() > half_time and float(open_cells.bound.amax()) > HOPELESS * largest:
-            break
-        order = open_cells.bound.argsort(descending=True)
-        cells = open_cells[order[:at_once]]
-        cells = cells.halves() if made else cells
-        cells = cells[_meets(cells.centre(), cells.half(), domain)]
-        made += len(cells.bound)
-        bound, rise = bounded(cells.centre(), cells.half())
-        bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
-        # no part of a cell is steeper than the cell
-        cells = _Cells(cells.low, cells.high, rise.nan_to_num(nan=math.inf), torch.minimum(cells.bound, bound))
-        centres = cells.centre()[cells.bound.topk(min(PROBES, len(bound))).indices]
+        parents, open_cells = open_cells.split(PART, at_once)
+        for some in torch.arange(len(parents.bound), device=device).split(at_once):
+            cells = parents[some]
+            if time.monotonic() > deadline:
+                open_cells = open_cells + cells
+                continue
+            cells = cells.halves() if made else cells
+            cells = cells[_meets(cells.centre(), cells.half(), domain)]
+            made += len(cells.bound)
+            bound, rise = bounded(cells.centre(), cells.half())
+            bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
+            # no part of a cell is steeper than the cell
+            cells = _Cells(cells.low, cells.high, rise.nan_to_num(nan=math.inf), torch.minimum(cells.bound, bound))
+            open_cells = open_cells + cells
+        centres = open_cells.centre()[open_cells.bound.topk(min(PROBES, len(open_cells.bound))).indices]
         attained = intervals.attained(centres) * _meets(centres, 0 * centres, domain)
         if float(attained.amax()) > largest:
             largest, steepest = float(attained.amax()), centres[attained.argmax()]
-        open_cells = cells + open_cells[order[at_once:]]
-        steep = open_cells.bound > (1 + TOLERANCE) * largest
+        steep = open_cells.bound > (1 + TOLERANCE) * max(largest, known)
         closed = max([closed, *open_cells.bound[~steep].tolist()])
         open_cells = open_cells[steep]
-    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest)
+        if progress.is_vain(max([closed, *open_cells.bound.tolist()])):
+            break
+    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest, known)
+
+
+class _Progress:
+    """Where the bound will be at the deadline: it falls by about the same factor with each doubling of the time.
+
+    Args:
+        begun: `time.monotonic()`.
+        deadline: the same.
+        rival: what to be below there; it is asked once.
+    """
+
+    def __init__(self, begun: float, deadline: float, rival: Callable[[], float] | None) -> None:
+        self._begun, self._time, self._rival, self._least = begun, deadline - begun, rival, math.inf
+        self._past: list[tuple[float, float]] = []
+
+    def is_vain(self, bound: float) -> bool:
+        """Whether the bound will be above that of the rival."""
+        spent = time.monotonic() - self._begun
+        self._past.append((spent, bound))
+        if self._rival is None or spent < EARLY * self._time:
+            return False
+        if self._least == math.inf:
+            self._least = self._rival()
+        before, was = next(past for past in self._past if past[0] >= spent / 2)
+        if not 0 < bound < math.inf or before == spent:
+            return bound > self._least
+        doublings = math.log(max(self._time / spent, 1)) / math.log(spent / before)
+        expected: float = bound * (bound / was) ** doublings
+        return expected > self._least
 
 
 def is_smooth(layers: Sequence[Layer]) -> bool:
