@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -133,6 +134,37 @@ def test_time_that_is_up_leaves_the_smaller_bound_of_the_two():
     assert inside.value <= everywhere.value * (1 + 1e-6)
     assert inside.method != SUBDIVISION
     assert inside.steepest.shape == (1, 4)
+
+
+def wide_network():
+    torch.manual_seed(0)
+    return network(8, 1, nn.GELU, (30, 30), scale=3.0)
+
+
+def test_it_stops_where_it_would_end_above_what_others_prove():
+    begun = time.monotonic()
+    found = divided(wide_network(), (8,), (-1.0, 1.0), deadline=begun + 4.0, rival=lambda: 1.01 * steepest(wide_network()))
+    assert 0.5 <= time.monotonic() - begun < 3.0
+    assert found.upper > steepest(wide_network())
+
+
+def test_a_rival_that_proves_nothing_stops_nothing():
+    begun = time.monotonic()
+    divided(wide_network(), (8,), (-1.0, 1.0), deadline=begun + 0.5, rival=lambda: math.inf)
+    assert time.monotonic() - begun >= 0.5
+
+
+def steepest(model):
+    return jacobian_norms(in_float64(model), 2 * torch.rand(500, 8).double() - 1).max().item()
+
+
+def test_cells_whose_bound_is_near_a_known_lower_end_are_left():
+    torch.manual_seed(0)
+    model = network(3, 1, nn.GELU)
+    exact = divided(model, (3,), (-1.0, 1.0))
+    above = divided(model, (3,), (-1.0, 1.0), known=1.2 * exact.largest)
+    assert above.close
+    assert exact.largest <= above.upper <= 1.2 * exact.largest * (1 + TOLERANCE)
 
 
 def test_pairs_of_classes_keep_their_own_bounds():
