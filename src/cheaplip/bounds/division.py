@@ -28,44 +28,48 @@ def is_divisible(question: Question) -> bool:
 def division(question: Question, rivals: Sequence[Method]) -> UpperBound | None:
     """Subdivision of the domain, and branches of neurons where that does not end close to Lip(f).
 
+    Subdivision may take half of the time; with smooth activations, where branches gain little, nearly all of it. Where it does
+    not seem to end below what the rivals prove, branches come first.
+
     Args:
         question: what to bound.
-        rivals: methods that are quick; subdivision stops where it would end above what they prove.
-    """
-    divided = _subdivision(question, rivals)
-    if divided is not None and divided.close:
-        return divided
-    found = [bound for bound in (divided, _branching(question)) if bound is not None]
-    return smallest(found) if found else None
-
-
-def _subdivision(question: Question, rivals: Sequence[Method]) -> UpperBound | None:
-    """A bound of the Jacobian on ever smaller cells of a domain of few inputs.
-
-    It may take half of the time, and with smooth activations, where branches of neurons gain little, nearly all of it; unless
-    it does not seem to end below the certificate, which is then asked for.
+        rivals: methods that are quick.
     """
     network, domain = question.local, question.domain
-    if network is None or domain is None or not is_divisible(question) or not (layers := serial(network)):
+    if network is None or domain is None or not (layers := serial(network)):
         return None
-    now, share = time.monotonic(), SMOOTH_SHARE if is_smooth(layers) else 0.5
+    now, found, branched = time.monotonic(), list[UpperBound](), False
     time_left = question.deadline - now
-    others: list[UpperBound] = []
 
-    def rival() -> float:
-        quick = replace(question, pairwise=False, deadline=time.monotonic() + RIVAL_SHARE * time_left)
-        others.extend(bound for bound in (method(quick) for method in rivals) if bound is not None)
-        return min(bound.value for bound in others)
+    def of(methods: Sequence[Method], asked: Question) -> float:
+        found.extend(bound for bound in (method(asked) for method in methods) if bound is not None)
+        return min((bound.value for bound in found), default=math.inf)
 
-    norms = {"input_norm": question.norms.input, "output_norm": question.norms.output}
-    until = now + share * time_left
-    divided = subdivide(layers, domain, deadline=until, known=question.known, rival=rival, **norms)
-    if divided is None:
-        return None
-    steepest = None if divided.steepest is None else divided.steepest.reshape(1, *network.shape)
-    final = divided.close and math.prod(network.out) == 1
-    bound = UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, close=divided.close, final=final)
-    return smallest([bound, *others]) if others else bound
+    def branches() -> float:
+        nonlocal branched
+        branched = True
+        return of([_branching], question)
+
+    divided = subdivide(
+        layers,
+        domain,
+        input_norm=question.norms.input,
+        output_norm=question.norms.output,
+        deadline=now + (SMOOTH_SHARE if is_smooth(layers) else 0.5) * time_left,
+        known=question.known,
+        quick=lambda: of(rivals, replace(question, pairwise=False, deadline=time.monotonic() + RIVAL_SHARE * time_left)),
+        slow=branches,
+    )
+    if divided is not None:
+        steepest = None if divided.steepest is None else divided.steepest.reshape(1, *network.shape)
+        final = divided.close and math.prod(network.out) == 1
+        bound = UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, final=final)
+        if divided.close:
+            return bound
+        found.append(bound)
+    if not branched:
+        branches()
+    return smallest(found) if found else None
 
 
 def _branching(question: Question) -> UpperBound | None:

@@ -53,7 +53,6 @@ class UpperBound:
     """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j), 2-norm on inputs."""
     steepest: Tensor | None = None
     """`(1, *input)`, where subdivision has met the largest norm of the Jacobian."""
-    close: bool = False  # nearly Lip(f)
     final: bool = False  # so close to Lip(f) that no other method is tried
 
 

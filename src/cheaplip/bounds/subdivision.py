@@ -35,7 +35,7 @@ AT_ONCE, ENTRIES, BATCH = 2**11, 2**23, 2**26
 """Cells that are split in one round; fewer where a tensor would have more than so many entries, or where they would take more
 than so many multiplications in polynomials."""
 EARLY = 1 / 8
-"""Share of the time after which the search asks whether it will end below what other methods prove."""
+"""Share of the time after which the search asks whether it will end below what a quick method proves."""
 PART = 1 / 8
 """Share of the open cells that are split before they are sorted again."""
 PROBES = 64
@@ -109,7 +109,8 @@ def subdivide(
     output_norm: float = 2,
     deadline: float = math.inf,
     known: float = 0.0,
-    rival: Callable[[], float] | None = None,
+    quick: Callable[[], float] = lambda: math.inf,
+    slow: Callable[[], float] = lambda: math.inf,
 ) -> Subdivision | None:
     """An upper bound of Lip(f) on the domain, and a point at which f is about as steep.
 
@@ -120,7 +121,8 @@ def subdivide(
         output_norm: 2 or inf.
         deadline: `time.monotonic()` at which to stop with what there is.
         known: what Lip(f) is at least; cells whose bound is hardly above it are not split.
-        rival: computes what another method proves; where the bound would not be below that at the deadline, the search stops.
+        quick: computes what another method proves, in a small part of the time.
+        slow: the same with much of it. It is called where the bound would end above that of `quick`; then the search goes on.
 
     Returns:
         None for more than `FEW` inputs, or `MANY` with smooth activations, a domain without width in one of them, and for a
@@ -143,7 +145,7 @@ def subdivide(
     low, high = low.to(device), high.to(device)
     open_cells = _Cells(low, high, high - low, low.new_full((1,), math.inf))
     largest, steepest, closed, made = 0.0, None, 0.0, 0
-    progress = _Progress(time.monotonic(), deadline, rival)
+    progress, others, asked = _Progress(time.monotonic(), deadline), math.inf, False
     while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
         parents, open_cells = open_cells.split(PART, at_once)
         for some in torch.arange(len(parents.bound), device=device).split(at_once):
@@ -166,7 +168,11 @@ def subdivide(
         steep = open_cells.bound > (1 + TOLERANCE) * max(largest, known)
         closed = max([closed, *open_cells.bound[~steep].tolist()])
         open_cells = open_cells[steep]
-        if progress.is_vain(max([closed, *open_cells.bound.tolist()])):
+        expected = progress.expected(max([closed, *open_cells.bound.tolist()]))
+        if not asked and expected is not None:
+            asked, others = True, quick()
+            others = min(others, slow()) if expected > others else others
+        if others <= (1 + TOLERANCE) * max(largest, known):
             break
     return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest, known)
 
@@ -177,27 +183,24 @@ class _Progress:
     Args:
         begun: `time.monotonic()`.
         deadline: the same.
-        rival: what to be below there; it is asked once.
     """
 
-    def __init__(self, begun: float, deadline: float, rival: Callable[[], float] | None) -> None:
-        self._begun, self._time, self._rival, self._least = begun, deadline - begun, rival, math.inf
+    def __init__(self, begun: float, deadline: float) -> None:
+        self._begun, self._time = begun, deadline - begun
         self._past: list[tuple[float, float]] = []
 
-    def is_vain(self, bound: float) -> bool:
-        """Whether the bound will be above that of the rival."""
+    def expected(self, bound: float) -> float | None:
+        """The bound then; None as long as it is early."""
         spent = time.monotonic() - self._begun
         self._past.append((spent, bound))
-        if self._rival is None or spent < EARLY * self._time:
-            return False
-        if self._least == math.inf:
-            self._least = self._rival()
+        if spent < EARLY * self._time:
+            return None
         before, was = next(past for past in self._past if past[0] >= spent / 2)
         if not 0 < bound < math.inf or before == spent:
-            return bound > self._least
+            return bound
         doublings = math.log(max(self._time / spent, 1)) / math.log(spent / before)
-        expected: float = bound * (bound / was) ** doublings
-        return expected > self._least
+        reached: float = bound * (bound / was) ** doublings
+        return reached
 
 
 def is_smooth(layers: Sequence[Layer]) -> bool:
