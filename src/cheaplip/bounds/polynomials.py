@@ -23,7 +23,7 @@ from .layers.curvature import curvature
 from .layers.entrywise import Partly
 from .rounding import SLOPES, gamma
 
-POINTS = 33
+POINTS = 17
 """On which the error of a fit is measured; between them the curvature bounds it."""
 
 
