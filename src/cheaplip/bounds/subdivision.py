@@ -72,8 +72,15 @@ class _Cells:
     def __getitem__(self, index: Tensor) -> _Cells:
         return _Cells(*(part[index] for part in self.parts()))
 
-    def __add__(self, other: _Cells) -> _Cells:
-        return _Cells(*map(torch.cat, zip(self.parts(), other.parts(), strict=True)))
+    @staticmethod
+    def together(groups: Sequence[_Cells]) -> _Cells:
+        """The cells of all groups."""
+        return _Cells(*map(torch.cat, zip(*(group.parts() for group in groups), strict=True)))
+
+    def within(self, bound: Tensor, rise: Tensor) -> _Cells:
+        """The same with what was found: no part of a cell is steeper than the cell."""
+        bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
+        return _Cells(self.low, self.high, rise.nan_to_num(nan=math.inf), torch.minimum(self.bound, bound))
 
     def split(self, share: float, least: int) -> tuple[_Cells, _Cells]:
         """Those with the largest bounds, this share but so many at least, and the others."""
@@ -88,7 +95,7 @@ class _Cells:
         split = nn.functional.one_hot(self.rise.argmax(1), self.low.shape[1]).bool()
         middle = (self.low + self.high) / 2
         before = _Cells(self.low, self.high.where(~split, middle), self.rise, self.bound)
-        return before + _Cells(self.low.where(~split, middle), self.high, self.rise, self.bound)
+        return _Cells.together([before, _Cells(self.low.where(~split, middle), self.high, self.rise, self.bound)])
 
     def centre(self) -> Tensor:
         """A point in the middle, `(cells, inputs)`."""
@@ -148,19 +155,16 @@ def subdivide(
     progress, others, asked = _Progress(time.monotonic(), deadline), math.inf, False
     while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
         parents, open_cells = open_cells.split(PART, at_once)
+        done = [open_cells]
         for some in torch.arange(len(parents.bound), device=device).split(at_once):
             cells = parents[some]
-            if time.monotonic() > deadline:
-                open_cells = open_cells + cells
-                continue
-            cells = cells.halves() if made else cells
-            cells = cells[_meets(cells.centre(), cells.half(), domain)]
-            made += len(cells.bound)
-            bound, rise = bounded(cells.centre(), cells.half())
-            bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
-            # no part of a cell is steeper than the cell
-            cells = _Cells(cells.low, cells.high, rise.nan_to_num(nan=math.inf), torch.minimum(cells.bound, bound))
-            open_cells = open_cells + cells
+            if time.monotonic() <= deadline:
+                cells = cells.halves() if made else cells
+                cells = cells[_meets(cells.centre(), cells.half(), domain)]
+                made += len(cells.bound)
+                cells = cells.within(*bounded(cells.centre(), cells.half()))
+            done.append(cells)
+        open_cells = _Cells.together(done)
         centres = open_cells.centre()[open_cells.bound.topk(min(PROBES, len(open_cells.bound))).indices]
         attained = intervals.attained(centres) * _meets(centres, 0 * centres, domain)
         if float(attained.amax()) > largest:
