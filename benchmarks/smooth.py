@@ -25,7 +25,7 @@ from cheaplip.provenance import provenance
 
 CASES = [
     *((inputs, nn.GELU) for inputs in (2, 4, 6, 10, 20)),
-    *((6, activation) for activation in (nn.SiLU, nn.Tanh, nn.Softplus)),
+    *((inputs, activation) for inputs in (6, 10) for activation in (nn.SiLU, nn.Tanh, nn.Softplus)),
 ]
 STEPS = 500
 """Of training."""

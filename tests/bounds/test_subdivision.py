@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import time
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from torch import nn
 
 from cheaplip import Ball, difference_quotient, lipschitz_bracket
 from cheaplip.bounds import branching, subdivision
+from cheaplip.bounds.division import SUBDIVISION
 from cheaplip.bounds.graph import trace
 from cheaplip.bounds.jacobian import jacobian_norms
 from cheaplip.bounds.subdivision import TOLERANCE, subdivide
-from cheaplip.bounds.upper import SUBDIVISION, upper_bound
+from cheaplip.bounds.upper import upper_bound
 from cheaplip.inference import in_float64
 from support import oracles
 
@@ -132,6 +134,35 @@ def test_time_that_is_up_leaves_the_smaller_bound_of_the_two():
     assert inside.value <= everywhere.value * (1 + 1e-6)
     assert inside.method != SUBDIVISION
     assert inside.steepest.shape == (1, 4)
+
+
+def wide_network():
+    torch.manual_seed(0)
+    return network(8, 1, nn.GELU, (30, 30), scale=3.0)
+
+
+@pytest.mark.parametrize(("proved", "asked"), [(1e-3, 2), (1e9, 1)])
+def test_others_are_asked_where_it_would_end_above_what_they_prove(proved, asked):
+    calls = []
+    options = {name: lambda name=name: calls.append(name) or proved for name in ("quick", "slow")}
+    begun = time.monotonic()
+    found = divided(wide_network(), (8,), (-1.0, 1.0), deadline=begun + 0.5, **options)
+    assert calls == ["quick", "slow"][:asked]
+    assert found.upper > steepest(wide_network())
+    assert (time.monotonic() - begun >= 0.5) == (asked == 1)  # what others prove is near a lower end: nothing is left to do
+
+
+def steepest(model):
+    return jacobian_norms(in_float64(model), 2 * torch.rand(500, 8).double() - 1).max().item()
+
+
+def test_cells_whose_bound_is_near_a_known_lower_end_are_left():
+    torch.manual_seed(0)
+    model = network(3, 1, nn.GELU)
+    exact = divided(model, (3,), (-1.0, 1.0))
+    above = divided(model, (3,), (-1.0, 1.0), known=1.2 * exact.largest)
+    assert above.close
+    assert exact.largest <= above.upper <= 1.2 * exact.largest * (1 + TOLERANCE)
 
 
 def test_pairs_of_classes_keep_their_own_bounds():

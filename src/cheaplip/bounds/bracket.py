@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -13,11 +13,12 @@ from ..arguments import checked
 from ..domains import Domain, describe
 from ..errors import ContradictionError, InputError, UnsupportedModuleError
 from ..pairs.sets import PairSet
-from .jacobian import JACOBIAN_NORMS, jacobian_lower_bound
+from .division import is_divisible
+from .jacobian import JACOBIAN_NORMS, LowerBound, jacobian_lower_bound
 from .lower import lower_bound
-from .question import UpperBound
+from .question import Norms, Question, UpperBound
 from .rounding import QUOTIENTS
-from .upper import upper_bound
+from .upper import answer, ask
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ def lipschitz_bracket(
         domain: box or `Ball` on which Lip(f) is meant: the search stays in it, and the upper end need hold there only.
         input_norm: exponent of the norm on inputs, 2 or inf.
         output_norm: exponent of the norm on outputs, 2 or inf.
-        budget: seconds after which the searches stop with what they have, half for each; None: until they converge.
+        budget: seconds after which the searches stop with what they have, half for each, or what the other one leaves; None:
+            until they converge.
         pairwise: search multipliers for every difference of two outputs too, for larger certified radii.
         pairs: further start pairs, such as those of a regularizer.
         steps: ascent steps.
@@ -89,11 +91,27 @@ def lipschitz_bracket(
         raise InputError("a budget > 0 in seconds", budget, "Give more time, or none for no limit.")
     begun = time.monotonic()
     norms = {"input_norm": input_norm, "output_norm": output_norm}
-    shape = tuple(inputs.shape[1:])
-    half = math.inf if budget is None else budget / 2
-    upper = _upper(model, shape, require_upper, domain=domain, pairwise=pairwise, deadline=begun + half, **norms)
-    left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
-    lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, budget=left, **norms)
+    question = _asked(model, inputs, require_upper, domain=domain, norms=Norms(input_norm, output_norm), pairwise=pairwise)
+
+    def lower_end() -> LowerBound:
+        left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
+        share = 0.5 if lower_first else 1.0
+        own = None if left is None else share * left
+        return lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, budget=own, **norms)
+
+    def upper_end(share: float, known: float) -> UpperBound:
+        if isinstance(question, UpperBound):
+            return question
+        return answer(replace(question, deadline=math.inf if budget is None else begun + share * budget, known=known))
+
+    # which of the two can use all the time that is left comes last
+    lower_first = isinstance(question, Question) and is_divisible(question)
+    if lower_first:
+        lower = lower_end()
+        upper = upper_end(1.0, lower.value)
+    else:
+        upper = upper_end(0.5, 0.0)
+        lower = lower_end()
     if upper.steepest is not None and (input_norm, output_norm) in JACOBIAN_NORMS:
         lower = max(
             lower,
@@ -116,9 +134,10 @@ def lipschitz_bracket(
     )
 
 
-def _upper(model: nn.Module, shape: tuple[int, ...], required: bool, **options: Any) -> UpperBound:
+def _asked(model: nn.Module, inputs: Tensor, required: bool, **options: Any) -> Question | UpperBound:
+    """The question of the upper end; where nothing can be proved, that is the answer."""
     try:
-        return upper_bound(model, shape, **options)
+        return ask(model, tuple(inputs.shape[1:]), **options)
     except UnsupportedModuleError as error:
         if required:
             raise

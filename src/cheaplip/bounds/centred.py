@@ -17,11 +17,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .layers.activations import jumps, slope_interval
 from .layers.secants import secant_interval
 from .multipliers.bound import pair_bounds
 from .multipliers.certificate import ActivationState, Chain, Rigorous, Slopes, output_gram
 from .multipliers.start import closed_form
-from .rounding import INTERVALS, NEXT
+from .rounding import INTERVALS, NEXT, PRODUCTS, SLOPES, gamma
 from .serial import Affine
 
 POWERS = ((0.5, 0.5), (1.0, 0.5))
@@ -36,35 +37,43 @@ ROUNDS = 6
 class DenseNetwork:
     """W_1, phi_1, ..., W_l with what is added, float64."""
 
-    affine: list[tuple[Tensor, Tensor]]  # weights and biases
+    affine: list[Affine]
     acts: list[nn.Module]
 
     @property
     def widest(self) -> int:
         """The largest number of rows."""
-        return max(len(weight) for weight, _ in self.affine)
+        return max(len(affine.weight) for affine in self.affine)
 
-    def values(self, x: Tensor) -> list[Tensor]:
-        """Before each activation, and the outputs, each `(samples, rows)`."""
-        found = []
-        for i, (weight, bias) in enumerate(self.affine):
-            x = (self.acts[i - 1](x) if i else x) @ weight.T + bias
+    def values(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Before each activation, and the outputs, each `(samples, rows)`, and how far rounding takes each, `(samples, 1)`."""
+        found, wrong = [], [x.new_zeros(len(x), 1)]
+        for i, affine in enumerate(self.affine):
+            if i:
+                steepest = max(float(end.abs().max()) for end in slope_interval(self.acts[i - 1]))
+                x = self.acts[i - 1](x)
+                lost = SLOPES * (1 + x.abs()) + jumps(self.acts[i - 1])[0]
+                wrong[-1] = steepest * wrong[-1] + torch.linalg.vector_norm(lost, dim=1, keepdim=True)
+            rounding = gamma(affine.weight.shape[1] + 1 + affine.terms)
+            lost = rounding * ((x.abs() + wrong[-1]) @ affine.sizes.T + affine.size)
+            norm = torch.linalg.matrix_norm(affine.weight, 2) * (1 + PRODUCTS)
+            wrong.append(norm * wrong[-1] + torch.linalg.vector_norm(lost, dim=1, keepdim=True))
+            x = x @ affine.weight.T + affine.bias
             found.append(x)
-        return found
+        return found, wrong[1:]
 
 
 def dense_network(steps: Sequence[Affine | nn.Module]) -> DenseNetwork | None:
     """Matrices and activations in turn; None where two activations follow one another or an activation ends it."""
-    affine: list[tuple[Tensor, Tensor]] = []
+    affine: list[Affine] = []
     acts: list[nn.Module] = []
     for step in steps:
         if not isinstance(step, Affine):
             acts.append(step)
         elif len(affine) > len(acts):
-            weight, bias = affine[-1]
-            affine[-1] = step.weight @ weight, step.weight @ bias + step.bias
+            affine[-1] = step.after(affine[-1])
         else:
-            affine.append((step.weight, step.bias))
+            affine.append(step)
         if len(acts) > len(affine):
             return None
     return DenseNetwork(affine, acts) if len(affine) == len(acts) + 1 else None
@@ -90,11 +99,14 @@ def certified_distances(network: DenseNetwork, x: Tensor, constants: Tensor, mar
 
 
 def _distances(network: DenseNetwork, x: Tensor, constants: Tensor, margins: Tensor) -> Tensor:
-    values, best = network.values(x), margins.argmax(1)
+    (values, wrong), best = network.values(x), margins.argmax(1)
     chain = _compressed(network)
+    own = values[-1].gather(1, best[:, None]) - values[-1] - 2 * wrong[-1]
+    margins = torch.minimum(margins, own.clamp(min=0).scatter(1, best[:, None], math.inf))
 
     def reached(radius: Tensor) -> Tensor:
-        found = [_constants(chain, network.acts, values, radius, best, powers) for powers in POWERS]
+        states = [_Centred(network, values, wrong, radius, powers) for powers in POWERS]
+        found = [_constants(chain, state, best) for state in states]
         return (margins / torch.minimum(torch.stack(found).amin(0), constants)).nan_to_num(0.0, math.inf).amin(1)
 
     return largest_radius(reached, (margins / constants).nan_to_num(0.0, math.inf).amin(1))
@@ -121,42 +133,71 @@ def largest_radius(reached: Callable[[Tensor], Tensor], low: Tensor) -> Tensor:
 
 def _compressed(network: DenseNetwork) -> Chain:
     """Its matrices alone; slopes and multipliers come with each sample."""
-    weights = [weight for weight, _ in network.affine]
+    weights = [affine.weight for affine in network.affine]
     none = weights[0].new_zeros(())
     return Chain(weights, [(none, none)] * len(network.acts), [len(weight) for weight in weights[:-1]])
 
 
-def _constants(
-    chain: Chain, acts: Sequence[nn.Module], values: Sequence[Tensor], radius: Tensor, best: Tensor, powers: tuple[float, float]
-) -> Tensor:
+def _constants(chain: Chain, arithmetic: _Centred, best: Tensor) -> Tensor:
     """Of f_best - f_j from each sample on, within the radius, `(samples, outputs)`; inf where nothing is proved."""
-    arithmetic = _Centred(acts, values, radius, powers)
-    none = [radius.new_zeros(1)] * len(acts)
+    none = [best.new_zeros(1).double()] * len(chain.slopes)
     gram = output_gram(chain, none, arithmetic)
     if gram is None:
-        return torch.full_like(values[-1], math.inf)
+        return torch.full((len(best), len(chain.weights[-1])), math.inf).to(chain.weights[-1])
     gram = gram.expand(len(best), -1, -1)
     pairs = pair_bounds(gram).gather(1, best[:, None, None].expand(-1, 1, gram.shape[-1]))[:, 0] * NEXT
     return torch.where(arithmetic.failed[:, None], math.inf, pairs).nan_to_num(math.inf, math.inf)
 
 
 class _Centred(Rigorous):
-    """Takes its slopes and multipliers from the Gram matrices that arrive, a sample for itself."""
+    """Takes its slopes and multipliers from the Gram matrices that arrive, a sample for itself.
+
+    Where a weight is not exact, what its error changes is added: with |dA| <= g S a quadratic form A M A^T by at most 3 g s s^T
+    for s = S sqrt(diag M), for any positive semidefinite M.
+    """
 
     def __init__(
-        self, acts: Sequence[nn.Module], values: Sequence[Tensor], radius: Tensor, powers: tuple[float, float]
+        self,
+        network: DenseNetwork,
+        values: Sequence[Tensor],
+        wrong: Sequence[Tensor],
+        radius: Tensor,
+        powers: tuple[float, float],
     ) -> None:
         self.failed = torch.zeros(len(radius), dtype=torch.bool, device=radius.device)
-        self._left, self._radius, self._powers = list(zip(acts, values, strict=False)), radius, powers
+        self._affine, self._acts, self._values, self._wrong = network.affine, network.acts, values, wrong
+        self._index, self._radius, self._powers = 0, radius, powers
+
+    def congruence(self, weight: Tensor, deviation: Tensor | None, index: int) -> Tensor:
+        """And what the weight's error changes."""
+        self._index = index
+        gram = super().congruence(weight, deviation, index)
+        return gram if not self._affine[index].terms else self._enlarged(gram, deviation)
+
+    def coupled(self, weight: Tensor, state: ActivationState) -> Tensor:
+        """And what the weight's error changes."""
+        result = super().coupled(weight, state)
+        if not self._affine[self._index].terms:
+            return result
+        # (G^-1 - T)^-1 is at most G / (1 - |T^1/2 G T^1/2|)
+        identity = torch.eye(state.root.shape[-1]).to(weight)
+        inverse = torch.linalg.matrix_norm(torch.linalg.solve_triangular(state.factor, identity, upper=False))
+        deviation = state.gram.diagonal(dim1=-2, dim2=-1).sqrt() * inverse[..., None] * NEXT
+        return self._enlarged(result, state.middle.abs() * deviation)
+
+    def _enlarged(self, gram: Tensor, deviation: Tensor | None) -> Tensor:
+        affine = self._affine[self._index]
+        sums = affine.sizes.sum(-1) if deviation is None else deviation @ affine.sizes.T
+        return gram + torch.diag_embed(4 * gamma(affine.terms) * sums.shape[-1] * sums.square())
 
     def activation(self, gram: Tensor, slopes: Slopes, log_t: Tensor) -> ActivationState | None:
         """Given ones do not count."""
-        act, centre = self._left.pop(0)
+        act, centre, wrong = self._acts[self._index], self._values[self._index], self._wrong[self._index]
         self.failed |= ~gram.isfinite().flatten(-2).all(-1)
         gram = gram.nan_to_num(0.0, 0.0, 0.0)
-        reach = self._radius[:, None] * gram.diagonal(dim1=-2, dim2=-1).sqrt() * NEXT
+        reach = self._radius[:, None] * gram.diagonal(dim1=-2, dim2=-1).sqrt() * NEXT + wrong
         reach = reach + INTERVALS * (centre.abs() + reach).amax(1, keepdim=True)
-        slopes = secant_interval(act, centre, centre - reach, centre + reach)
+        slopes = secant_interval(act, centre, centre - reach, centre + reach, wrong)
         return super().activation(gram, slopes, closed_form(gram, slopes, centre.shape[1], *self._powers))
 
     def settled(self, factor: Tensor, failed: Tensor) -> Tensor:

@@ -38,7 +38,7 @@ THIRDS = 3.0
 class _Step:
     """An activation with the matrix before it."""
 
-    weight: Tensor
+    affine: Affine
     slope: Polynomial  # (cells, entries)
     error: Tensor  # (cells, entries)
     share: Tensor  # (cells, entries, inputs), by how much the errors would fall with each side of the box
@@ -66,7 +66,7 @@ class Expansion:
     @property
     def cost(self) -> int:
         """Multiplications for one box."""
-        weights = [weight for weight, _ in self._network.affine]
+        weights = [affine.weight for affine in self._network.affine]
         inputs, outputs = weights[0].shape[1], len(weights[-1])
         numbers = inputs * (inputs + 3) // 2 + (1 + outputs) * sum(len(weight) for weight in weights[:-1])
         inner = sum(weight.numel() for weight in weights[1:])
@@ -81,7 +81,7 @@ class Expansion:
         """
         products = Products(centre.shape[1], centre)
         steps, shares = self._forwards(centre, half, products)
-        return _backwards(self._network.affine[-1][0], steps, shares, products)
+        return _backwards(self._network.affine[-1], steps, shares, products)
 
     def _forwards(self, centre: Tensor, half: Tensor, products: Products) -> tuple[list[_Step], list[Tensor]]:
         """The slopes, and the shares of the numbers y so far."""
@@ -90,9 +90,10 @@ class Expansion:
         error = torch.zeros_like(centre)
         steps: list[_Step] = []
         shares = [products.share.expand(cells, -1, -1)]
-        for (weight, bias), act in zip(self._network.affine, self._network.acts, strict=False):
-            size = value.constant.abs() + sum(value.sizes())
-            rounding = gamma(weight.shape[1] + 2) * (size @ weight.abs().T + bias.abs())
+        for affine, act in zip(self._network.affine, self._network.acts, strict=False):
+            weight, bias = affine.weight, affine.bias
+            size = value.constant.abs() + sum(value.sizes()) + error
+            rounding = gamma(weight.shape[1] + 2 + affine.terms) * (size @ affine.sizes.T + affine.size)
             product = value.times(weight.T)
             rest = product.rest
             if steps:  # a number for the error of each value
@@ -100,47 +101,53 @@ class Expansion:
                 shares.append(steps[-1].share)
             value, error = Polynomial(product.constant + bias, product.linear, rest), rounding * (1 + SLOPES)
             slope, wrong = slopes(act, value, error)
-            steps.append(_Step(weight, slope, wrong, THIRDS * value.linear.abs() / reach_of(value, error)[..., None]))
+            steps.append(_Step(affine, slope, wrong, THIRDS * value.linear.abs() / reach_of(value, error)[..., None]))
             if act is not self._network.acts[-1]:
                 value, error = values(act, value, error, products)
         return steps, shares
 
 
-def _backwards(last: Tensor, steps: list[_Step], shares: list[Tensor], products: Products) -> tuple[Tensor, Tensor]:
+def _backwards(last: Affine, steps: list[_Step], shares: list[Tensor], products: Products) -> tuple[Tensor, Tensor]:
     cells, inputs = len(steps[0].error), products.share.shape[1]
-    constant = last.expand(cells, -1, -1)  # (cells, outputs, entries)
-    p = Polynomial(constant, constant.new_zeros(*constant.shape, inputs), constant.new_zeros(*constant.shape, 0))
-    loose = torch.zeros_like(constant)  # what rounding makes of it
-    for step in reversed(steps):
-        first = step is steps[0]
-        slope = Polynomial(step.slope.constant[:, None], step.slope.linear[:, None], step.slope.rest[:, None])
+    constant = last.weight.expand(cells, -1, -1)  # (cells, outputs, entries)
+    p = Polynomial(constant, *constant.new_zeros(2, *constant.shape, 0))
+    loose = gamma(last.terms) * last.sizes.expand(cells, -1, -1)  # what rounding makes of it
+    for step in reversed(steps[1:]):
+        error, loose = _errors(p, loose, step, inputs)
+        slope = _for_each_output(step.slope)
         (linear, rest), (tilt, other) = p.sizes(), slope.sizes()
-        size, steep = p.constant.abs() + linear + rest + loose, slope.constant.abs() + tilt + other
-        error = size * step.error[:, None] + rest * other + loose * steep
-        if not first:
-            error = error + linear * other + rest * tilt
-        error = error + gamma(inputs) * size * steep
-        loose = gamma(step.weight.shape[0] + inputs) * (size * steep + error) @ step.weight.abs()
-        if first:
-            cubic = _cubic(p, slope, step.weight)
-        p = _product(p, slope, products).times(step.weight)
-        if not first:
-            p = Polynomial(p.constant, p.linear, torch.cat([p.rest, _by_output(error, step.weight)], -1))
-            shares += [step.share] * error.shape[1]
-    return _norm(p, cubic, error[..., None] * steps[0].weight, loose, steps[0].share, torch.cat(shares, 1), products)
+        error = error + linear * other + rest * tilt
+        p = _product(p, slope, products).times(step.affine.weight)
+        p = Polynomial(p.constant, p.linear, torch.cat([p.rest, _by_output(error, step.affine.weight)], -1))
+        shares += [step.share] * error.shape[1]
+    first = steps[0]
+    error, loose = _errors(p, loose, first, inputs)
+    p, cubic = _towards_inputs(p, _for_each_output(first.slope), first.affine.weight, products)
+    return _norm(p, cubic, error[..., None] * first.affine.weight, loose, first.share, torch.cat(shares, 1), products)
+
+
+def _for_each_output(slope: Polynomial) -> Polynomial:
+    return Polynomial(slope.constant[:, None], slope.linear[:, None], slope.rest[:, None])
+
+
+def _errors(p: Polynomial, loose: Tensor, step: _Step, inputs: int) -> tuple[Tensor, Tensor]:
+    """Of P times the slopes, but for what is of degree three; and of that times W, by rounding."""
+    (linear, rest), (tilt, other) = p.sizes(), _for_each_output(step.slope).sizes()
+    size, steep = p.constant.abs() + linear + rest + loose, step.slope.constant.abs()[:, None] + tilt + other
+    error = size * step.error[:, None] + rest * other + loose * steep + gamma(inputs) * size * steep
+    terms = len(step.affine.weight) + inputs + step.affine.terms
+    return error, gamma(terms) * (size * steep + error) @ step.affine.sizes
 
 
 def _product(p: Polynomial, slope: Polynomial, products: Products) -> Polynomial:
     """Of degree two."""
-    mean, square = products.of(p.linear, slope.linear)
-    return Polynomial(
-        p.constant * slope.constant + mean,
-        p.linear * slope.constant[..., None] + p.constant[..., None] * slope.linear,
-        longer(
-            longer(p.rest * slope.constant[..., None], p.constant[..., None] * slope.rest),
-            square,
-        ),
-    )
+    constant, linear, rest = (part * p.constant[..., None] for part in (slope.constant[..., None], slope.linear, slope.rest))
+    if p.linear.shape[-1]:
+        mean, square = products.of(p.linear, slope.linear)
+        constant = constant + mean[..., None]
+        linear = linear + p.linear * slope.constant[..., None]
+        rest = longer(longer(p.rest * slope.constant[..., None], rest), square)
+    return Polynomial(constant[..., 0], linear, rest)
 
 
 def _by_output(error: Tensor, weight: Tensor) -> Tensor:
@@ -150,33 +157,35 @@ def _by_output(error: Tensor, weight: Tensor) -> Tensor:
     return each.flatten(2, 3).mT
 
 
-def _cubic(p: Polynomial, slope: Polynomial, weight: Tensor) -> Tensor:
-    """The products of d_l and y, `(cells, outputs, inputs, inputs, numbers)`."""
+def _towards_inputs(p: Polynomial, slope: Polynomial, weight: Tensor, products: Products) -> tuple[Polynomial, Tensor]:
+    """(P times the slopes) W of degree two, and the products of d_l and y, `(cells, outputs, inputs, inputs, numbers)`.
 
-    def summed(linear: Tensor, rest: Tensor) -> Tensor:
-        tilted = (weight.T[:, :, None] * linear[:, :, None]).mT  # (cells, outputs, inputs, inputs, neurons)
-        flat: Tensor = tilted.flatten(2, 3) @ rest
-        return flat.reshape(*tilted.shape[:4], rest.shape[-1])
-
-    outputs = p.constant.shape[1]
-    return longer(
-        summed(slope.linear.expand(-1, outputs, -1, -1), p.rest), summed(p.linear, slope.rest.expand(-1, outputs, -1, -1))
+    The slopes of the first activation are straight lines in d alone.
+    """
+    inputs, outputs = weight.shape[1], p.constant.shape[1]
+    flat = weight.T * slope.constant[:, :, None]  # (cells, 1, inputs, neurons)
+    tilted = (weight.T[:, None] * slope.linear.mT[:, :, None]).flatten(2, 3)  # (cells, 1, inputs * inputs, neurons)
+    constant, linear = (
+        (flat @ p.constant[..., None])[..., 0],
+        (tilted @ p.constant[..., None])[..., 0].unflatten(2, (inputs, -1)),
     )
+    if not p.linear.shape[-1]:
+        return Polynomial(constant, linear, linear.new_zeros(*constant.shape, products.count)), linear[..., None][..., :0]
+    mean, square = products.of_matrix((tilted @ p.linear).unflatten(2, (inputs, inputs)))
+    rest, cubic = (torch.cat([flat, tilted], 2).expand(-1, outputs, -1, -1) @ p.rest).split([inputs, inputs**2], 2)
+    return Polynomial(constant + mean, linear + flat @ p.linear, longer(rest, square)), cubic.unflatten(2, (inputs, inputs))
 
 
 def _norm(
     p: Polynomial, cubic: Tensor, errors: Tensor, loose: Tensor, share: Tensor, shares: Tensor, products: Products
 ) -> tuple[Tensor, Tensor]:
     """Of the Jacobian p + cubic + errors, and the parts of the sides of the box."""
-    inputs = p.constant.shape[2]
     p, bows, axes, wrong = _bowed(p, products)
-    main = torch.cat([p.constant[..., None], p.linear, bows, p.rest], -1).permute(0, 3, 1, 2)
-    norm, (weights, own, thirds) = largest_norm(
-        main, errors.flatten(1, 2)[:, :, None], cubic.permute(0, 3, 4, 1, 2).flatten(1, 2)
+    norm, (_, linear, bow, rest, own, thirds) = largest_norm(
+        [p.constant[..., None], p.linear, bows, p.rest], [errors.permute(0, 3, 1, 2).flatten(2)[:, None], cubic.flatten(3)]
     )
     norm = (norm + wrong + torch.linalg.vector_norm(loose, dim=(1, 2))) * (1 + SLOPES)
-    _, linear, bow, rest = weights.split([1, inputs, inputs, p.rest.shape[-1]], 1)
-    thirds = thirds.unflatten(1, (inputs, -1))
+    thirds = thirds.unflatten(1, (len(axes[0]), cubic.shape[-1]))
     parts = linear + thirds.sum(2) + ((2 * bow)[:, None] * axes).sum(2)
     parts = parts + (longer(rest, thirds.sum(1))[..., None] * shares).sum(1)
     return norm, parts + (own.unflatten(1, (-1, share.shape[1])).sum(1)[..., None] * share).sum(1)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from .layers.activations import derivative, slope_interval
+from .layers.activations import derivative, jumps, slope_interval
 from .rounding import SLOPES, TINY, UNIT, gamma
 from .serial import Affine
 
@@ -88,15 +88,16 @@ def _jacobian(steps: Sequence[Affine | nn.Module], centre: Tensor, half: Tensor)
     radius = torch.zeros_like(middle)
     for step in steps:
         if isinstance(step, Affine):
-            weight, size, rounding = step.weight, step.weight.abs(), gamma(step.weight.shape[1] + 1)
-            deviation = (deviation + rounding * z.abs()) @ size.T * (1 + rounding) + rounding * step.size
-            radius = (radius + rounding * middle.abs()) @ size.T * (1 + rounding)
+            weight, size, rounding = step.weight, step.weight.abs(), gamma(step.weight.shape[1] + 1 + step.terms)
+            wrong = rounding * ((z.abs() + deviation) @ step.sizes.T + step.size)
+            deviation = deviation @ size.T * (1 + rounding) + wrong
+            radius = radius @ size.T * (1 + rounding) + rounding * (middle.abs() + radius) @ step.sizes.T
             z, middle = z @ weight.T + step.bias, middle @ weight.T
             continue
         reach = (half[:, None] @ (middle.abs() + radius).amax(1))[:, 0] * (1 + SLOPES) + deviation
         low, high = slope_interval(step, z - reach, z + reach)
         z, deviation = step(z), deviation * torch.maximum(low.abs(), high.abs())
-        deviation = deviation + SLOPES * (1 + z.abs())
+        deviation = deviation + SLOPES * (1 + z.abs()) + jumps(step)[0]
         low, high = _branched(step, low, high, middle)
         slope, spread = ((low + high) / 2)[:, :, None], ((high - low) / 2)[:, :, None]
         repeats = slope.shape[1] // middle.shape[1]

@@ -94,6 +94,38 @@ def jacobian_norms(
     return norms
 
 
+def jacobian_gradients(model: Model, x: Tensor, *, input_norm: float = 2, output_norm: float = 2) -> Tensor:
+    """Gradients of the norms of the Jacobian at x, `(n, *input)`; zeros for many outputs, or without a second derivative.
+
+    The norm is that of J^T u for the u of the largest value, which may be held while x moves.
+    """
+    x = x.detach().requires_grad_()
+    none = torch.zeros_like(x)
+    with evaluating(model), torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
+        outputs = model(x).reshape(len(x), -1)
+        count = outputs.shape[1]
+        if count > ROWS:
+            return none
+        u = torch.ones_like(outputs)
+        if count > 1:
+            rows = [torch.autograd.grad(output.sum(), x, retain_graph=True)[0].flatten(1) for output in outputs.unbind(1)]
+            jacobian = torch.stack(rows, dim=1)
+            if output_norm == math.inf:
+                lengths = torch.linalg.vector_norm(jacobian, ord=dual_exponent(input_norm), dim=2)
+                u = torch.nn.functional.one_hot(lengths.argmax(1), count).to(x)
+            else:
+                u = torch.linalg.svd(jacobian, full_matrices=False).U[:, :, 0]
+        (pulled,) = torch.autograd.grad(outputs, x, u, create_graph=True)
+        if not pulled.requires_grad:
+            return none
+        norm = torch.linalg.vector_norm(pulled.flatten(1), ord=dual_exponent(input_norm), dim=1)
+        try:
+            (gradient,) = torch.autograd.grad(norm.sum(), x, allow_unused=True)
+        except RuntimeError:  # functions of one's own may have one derivative alone
+            return none
+    return none if gradient is None else gradient.nan_to_num(0.0, 0.0, 0.0)
+
+
 def _by_power_iteration(outputs: Tensor, x: Tensor, deadline: float) -> Tensor:
     """|J v| for unit v after steps v <- J^T J v."""
     weight = torch.zeros_like(outputs, requires_grad=True)

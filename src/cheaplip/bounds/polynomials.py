@@ -18,12 +18,12 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from .layers.activations import derivative
+from .layers.activations import derivative, jumps
 from .layers.curvature import curvature
 from .layers.entrywise import Partly
 from .rounding import SLOPES, gamma
 
-POINTS = 33
+POINTS = 17
 """On which the error of a fit is measured; between them the curvature bounds it."""
 
 
@@ -41,7 +41,7 @@ class Polynomial:
 
     def times(self, matrix: Tensor) -> Polynomial:
         """Of the entries times this matrix from the right."""
-        return Polynomial(self.constant @ matrix, (self.linear.mT @ matrix).mT, (self.rest.mT @ matrix).mT)
+        return Polynomial(self.constant @ matrix, matrix.mT @ self.linear, matrix.mT @ self.rest)
 
 
 class Products:
@@ -55,15 +55,20 @@ class Products:
     def __init__(self, inputs: int, like: Tensor) -> None:
         self.first, self.second = torch.tril_indices(inputs, inputs, device=like.device)
         self.squares = self.first == self.second
+        self.scale = torch.where(self.squares, 0.25, 1.0).to(like)
         self.count = len(self.first)
         ends = (nn.functional.one_hot(end, inputs) for end in (self.first, self.second))
         self.share = sum(ends, start=torch.zeros(self.count, inputs, device=like.device, dtype=like.dtype))
 
     def of(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         """(a . d) (b . d) as a constant and a combination of these numbers: d_l^2 is 1/2 + (2 d_l^2 - 1) / 2."""
-        product = a[..., :, None] * b[..., None, :]
-        both = (product + product.mT)[..., self.first, self.second]
-        return (a * b).sum(-1) / 2, torch.where(self.squares, both / 4, both)
+        both = a[..., self.first] * b[..., self.second] + a[..., self.second] * b[..., self.first]
+        return (a * b).sum(-1) / 2, both * self.scale
+
+    def of_matrix(self, matrix: Tensor) -> tuple[Tensor, Tensor]:
+        """d^T K d of matrices `(..., inputs, inputs)` in the same way."""
+        both = (matrix + matrix.mT).flatten(-2)[..., self.first * matrix.shape[-1] + self.second]
+        return matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / 2, both * self.scale
 
     def matrix(self, combination: Tensor) -> tuple[Tensor, Tensor]:
         """`(cells, count)` as a constant and the symmetric matrix K of d^T K d."""
@@ -94,6 +99,7 @@ def slopes(act: nn.Module, z: Polynomial, error: Tensor) -> tuple[Polynomial, Te
     """phi'(z) as a straight line through the interval of z, and its error, `(cells, entries)`."""
     reach, bend = reach_of(z, error), _bends(act)[1]
     (level, steep), far = _fit(derivative(act)[0], z.constant, reach, 1, bend)
+    far = far + jumps(act)[1]
     if isinstance(act, Partly):
         level, steep, far = (torch.where(act.mask, one, other) for one, other in ((level, 1.0), (steep, 0.0), (far, 0.0)))
     line = Polynomial(level, steep[..., None] * z.linear, steep[..., None] * z.rest)
@@ -104,6 +110,7 @@ def values(act: nn.Module, z: Polynomial, error: Tensor, products: Products) -> 
     """phi(z) as a parabola over the interval of z, and its error, `(cells, entries)`."""
     reach, bend = reach_of(z, error), _bends(act)[0]
     (level, steep, bent), far = _fit(act.inner if isinstance(act, Partly) else act, z.constant, reach, 2, bend)
+    far = far + 2 * jumps(act)[0]  # once on the grid, and once between
     if isinstance(act, Partly):
         pairs = ((level, z.constant), (steep, 1.0), (bent, 0.0), (far, 0.0))
         level, steep, bent, far = (torch.where(act.mask, one, other) for one, other in pairs)

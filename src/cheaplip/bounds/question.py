@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -33,6 +33,7 @@ class Question:
     norms: Norms = Norms()
     pairwise: bool = False  # whether to search multipliers for every difference of two outputs, too
     deadline: float = math.inf  # `time.monotonic()` at which searches stop with what they have
+    known: float = 0.0  # what the bound is at least: searches may stop near it
 
     @property
     def networks(self) -> list[tuple[Network, str]]:
@@ -52,8 +53,11 @@ class UpperBound:
     """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j), 2-norm on inputs."""
     steepest: Tensor | None = None
     """`(1, *input)`, where subdivision has met the largest norm of the Jacobian."""
-    close: bool = False  # nearly Lip(f)
     final: bool = False  # so close to Lip(f) that no other method is tried
+
+
+Method = Callable[[Question], UpperBound | None]
+"""None where it does not apply."""
 
 
 def from_euclidean(bound: UpperBound, question: Question) -> UpperBound:

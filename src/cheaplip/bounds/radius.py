@@ -95,7 +95,7 @@ def _locally(model: nn.Module, x: Tensor, constants: Tensor, margin: Tensor, bra
     network = dense_network(steps) if steps else None
     if network is None:
         return _by_balls(model, x, constants, margin)
-    samples = x.flatten(1).to(network.affine[0][0])
+    samples = x.flatten(1).to(network.affine[0].weight)
     return certified_together(network, samples, constants.to(samples), margin.to(samples)).to(margin)
 
 

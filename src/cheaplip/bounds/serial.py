@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from .layers.activations import acts_entrywise
-from .layers.constants import BatchNorm, Reshaping, exact_copy
+from .layers.constants import Reshaping, absolute, exact_copy
+from .layers.convolutions import Convolution
 from .layers.entrywise import Partly, flattened
 from .layers.layer import Layer
 from .layers.region import Region, everywhere
@@ -25,6 +26,10 @@ from .network import Applied, Concatenation, Network, Sum, Value
 
 MOST = 512
 """Entries side by side."""
+FEW = 8
+"""Operations of a number such as BatchNorm's scale, at most."""
+OFFSET = 64
+"""Terms that the error of a product of two matrices may count once more: gamma(k) is of k + 64 operations."""
 
 
 def serial(network: Network) -> tuple[Layer, ...] | None:
@@ -35,7 +40,7 @@ def serial(network: Network) -> tuple[Layer, ...] | None:
     if any(math.prod(value.shape) > MOST or _differs_by_channel(value) for value in network.order):
         return None
     inputs = math.prod(network.shape)
-    state = _State([network.order[0]], [], torch.eye(inputs).double(), torch.zeros(inputs).double())
+    state = _State([network.order[0]], [])
     last_use = {id(one): i for i, value in enumerate(network.order) for one in value.inputs}
     for i, value in enumerate(network.order):
         if not value.inputs:
@@ -45,7 +50,7 @@ def serial(network: Network) -> tuple[Layer, ...] | None:
         parts = parts_of(value) if active is None else [(value.inputs[0], None)]
         if parts is None or sum(math.prod(one.shape) for one in (*kept, value)) > MOST:
             return None
-        state.move([*kept, value], parts, _bias(value) if active is None else None)
+        state.move([*kept, value], parts)
         if active is not None:
             state.activate(active)
     state.flush()
@@ -54,11 +59,36 @@ def serial(network: Network) -> tuple[Layer, ...] | None:
 
 @dataclass(frozen=True)
 class Affine:
-    """A matrix and what is added, with the size of that."""
+    """A matrix and what is added, with the sizes of the terms that were summed up in each number.
+
+    The true numbers differ from these by at most gamma(terms) times the sizes, whatever cancels; where terms = 0 not at all.
+    """
 
     weight: Tensor  # (rows, columns), float64
     bias: Tensor  # (rows,)
-    size: Tensor  # (rows,), magnitude of the terms summed into the bias, for its rounding error
+    sizes: Tensor  # (rows, columns)
+    size: Tensor  # (rows,)
+    terms: int
+
+    def after(self, first: Affine) -> Affine:
+        """The other one and then this one."""
+        return Affine(
+            self.weight @ first.weight,
+            self.weight @ first.bias + self.bias,
+            self.sizes @ first.sizes,
+            self.sizes @ first.size + self.size,
+            first.terms + self.terms + self.weight.shape[1] + OFFSET,
+        )
+
+
+class Merged(nn.Linear):
+    """Several affine maps as one layer."""
+
+    def __init__(self, affine: Affine) -> None:
+        rows, columns = affine.weight.shape
+        super().__init__(columns, rows, dtype=torch.float64)
+        self.affine = affine
+        self.weight, self.bias = (nn.Parameter(part, requires_grad=False) for part in (affine.weight, affine.bias))
 
 
 def steps_of(layers: Sequence[Layer]) -> list[Affine | nn.Module] | None:
@@ -69,15 +99,30 @@ def steps_of(layers: Sequence[Layer]) -> list[Affine | nn.Module] | None:
         if isinstance(module, Reshaping):
             continue
         weight = linear_weight(module, shape, out)
-        if weight is not None and weight.dim() == 2 and weight.shape == (math.prod(out), math.prod(shape)):
+        if isinstance(module, Merged):
+            steps.append(module.affine)
+        elif weight is not None and weight.shape == (math.prod(out), math.prod(shape)):
             bias = exact_copy(module)(torch.zeros(1, *shape).to(weight)).flatten()
-            shift = module.bias if isinstance(module, BatchNorm) else None  # the difference of it and what the mean makes
-            steps.append(Affine(weight, bias, bias.abs() + (0 if shift is None else 2 * shift.abs().max())))
+            steps.append(Affine(weight, bias, _sizes(layer, weight), bias.abs(), _terms(module)))
         elif weight is None and acts_entrywise(module):
             steps.append(flattened(exact_copy(module)))
         else:
             return None
     return steps
+
+
+def _sizes(layer: Layer, weight: Tensor) -> Tensor:
+    """Of the terms in each entry of the matrix: the padding of an image may repeat entries of a kernel."""
+    repeats = isinstance(layer.module, Convolution) and layer.module.padding_mode != "zeros"
+    sizes = linear_weight(absolute(layer.module), layer.shape, layer.out) if repeats else None
+    return weight.abs() if sizes is None else sizes
+
+
+def _terms(module: nn.Module) -> int:
+    """How many are summed up in an entry of the matrix, at most; 0 where it is a number of the layer."""
+    if isinstance(module, Convolution):
+        return 0 if module.padding_mode == "zeros" else module.weight[0, 0].numel()
+    return 0 if isinstance(module, nn.Linear | Reshaping) else FEW
 
 
 Parts = Sequence[tuple[Value, Tensor | None]]
@@ -88,29 +133,35 @@ Parts = Sequence[tuple[Value, Tensor | None]]
 class _State:
     live: list[Value]  # side by side
     layers: list[Layer]
-    weight: Tensor  # of the matrix that is yet to become a layer
-    bias: Tensor
+    pending: Affine | None = None  # what is yet to become a layer
 
     @property
     def width(self) -> int:
         return sum(math.prod(value.shape) for value in self.live)
 
-    def move(self, live: list[Value], parts: Parts, bias: Tensor | None = None) -> None:
+    def move(self, live: list[Value], parts: Parts) -> None:
         """Other values side by side: those that are there already, and a new one, the last, made of these parts."""
         starts = dict(
             zip(map(id, self.live), itertools.accumulate((math.prod(v.shape) for v in self.live), initial=0), strict=False)
         )
-        rows = []
+        made = live[-1]
+        layer = made.layer if isinstance(made, Applied) and not acts_entrywise(made.layer.module) else None
+        weights, sizes = [], []
         for value in live:
-            block = torch.zeros(math.prod(value.shape), self.width, dtype=torch.float64)
-            for part, matrix in parts if value is live[-1] else [(value, None)]:
+            weight, size = torch.zeros(2, math.prod(value.shape), self.width, dtype=torch.float64).unbind()
+            for part, matrix in parts if value is made else [(value, None)]:
                 columns = slice(starts[id(part)], starts[id(part)] + math.prod(part.shape))
-                block[:, columns] += torch.eye(len(block)).double() if matrix is None else matrix
-            rows.append(block)
-        step = torch.cat(rows)
-        self.weight, self.bias, self.live = step @ self.weight, step @ self.bias, live
-        if bias is not None:
-            self.bias[len(step) - len(bias) :] += bias
+                block = torch.eye(len(weight)).double() if matrix is None else matrix
+                weight[:, columns] += block
+                size[:, columns] += block.abs() if matrix is None or layer is None else _sizes(layer, matrix).cpu()
+            weights.append(weight)
+            sizes.append(size)
+        bias, own = torch.zeros(sum(map(len, weights))).double(), _bias(made)
+        if own is not None:
+            bias[len(bias) - len(own) :] = own
+        terms = 0 if layer is None else _terms(layer.module)
+        step = Affine(torch.cat(weights), bias, torch.cat(sizes), bias.abs(), terms)
+        self.pending, self.live = step if self.pending is None else step.after(self.pending), live
 
     def activate(self, value: Applied) -> None:
         """Apply its activation to the last of the values."""
@@ -122,14 +173,15 @@ class _State:
         mask = torch.cat([torch.zeros(self.width - len(own), dtype=torch.bool), own])
         region = _beside([*self.live[:-1], value.inputs[0]])
         self.layers.append(Layer(module if mask.all() else Partly(module, mask), (self.width,), (self.width,), region))
-        self.weight, self.bias = torch.eye(self.width).double(), torch.zeros(self.width).double()
 
     def flush(self) -> None:
         """Make the pending matrix a layer."""
-        rows, columns = self.weight.shape
-        dense = nn.Linear(columns, rows, dtype=torch.float64)
-        dense.weight, dense.bias = (nn.Parameter(part, requires_grad=False) for part in (self.weight, self.bias))
+        if self.pending is None:
+            return
+        dense = Merged(self.pending)
+        rows, columns = dense.weight.shape
         self.layers.append(Layer(dense, (columns,), (rows,), everywhere((columns,))))
+        self.pending = None
 
 
 def _differs_by_channel(value: Value) -> bool:
@@ -169,7 +221,7 @@ def _bias(value: Value) -> Tensor | None:
         for one, start in zip(value.inputs, value.starts, strict=True):
             constants[places.narrow(value.dim, start, one.shape[value.dim]).flatten()] = 0
         return constants
-    if not isinstance(value, Applied) or isinstance(value.layer.module, Reshaping):
+    if not isinstance(value, Applied) or isinstance(value.layer.module, Reshaping) or acts_entrywise(value.layer.module):
         return None
     f = exact_copy(value.layer.module).cpu()
     with torch.no_grad():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,8 +34,10 @@ CELLS, WORK = 2**19, 2**39
 AT_ONCE, ENTRIES, BATCH = 2**11, 2**23, 2**26
 """Cells that are split in one round; fewer where a tensor would have more than so many entries, or where they would take more
 than so many multiplications in polynomials."""
-HOPELESS = 10.0
-"""Where the bound is still so many times the largest norm after half of the time, the rest is left to other methods."""
+EARLY = 1 / 8
+"""Share of the time after which the search asks whether it will end below what a quick method proves."""
+PART = 1 / 8
+"""Share of the open cells that are split before they are sorted again."""
 PROBES = 64
 """Cells a round at whose centres the norm is taken."""
 
@@ -48,10 +50,12 @@ class Subdivision:
     largest: float  # norm of the Jacobian at the steepest centre, rounded down
     steepest: Tensor | None  # that centre, (inputs,), float64; None if there is none, off all kinks, where f rises
 
+    known: float = 0.0  # what Lip(f) was at least, before
+
     @property
     def close(self) -> bool:
-        """Whether the two have met, but for the tolerance."""
-        return self.upper <= (1 + TOLERANCE) * self.largest
+        """Whether the upper and the lower end have met, but for the tolerance."""
+        return self.upper <= (1 + TOLERANCE) * max(self.largest, self.known)
 
 
 @dataclass(frozen=True)
@@ -68,15 +72,30 @@ class _Cells:
     def __getitem__(self, index: Tensor) -> _Cells:
         return _Cells(*(part[index] for part in self.parts()))
 
-    def __add__(self, other: _Cells) -> _Cells:
-        return _Cells(*map(torch.cat, zip(self.parts(), other.parts(), strict=True)))
+    @staticmethod
+    def together(groups: Sequence[_Cells]) -> _Cells:
+        """The cells of all groups."""
+        return _Cells(*map(torch.cat, zip(*(group.parts() for group in groups), strict=True)))
+
+    def within(self, bound: Tensor, rise: Tensor) -> _Cells:
+        """The same with what was found: no part of a cell is steeper than the cell."""
+        bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
+        return _Cells(self.low, self.high, rise.nan_to_num(nan=math.inf), torch.minimum(self.bound, bound))
+
+    def split(self, share: float, least: int) -> tuple[_Cells, _Cells]:
+        """Those with the largest bounds, this share but so many at least, and the others."""
+        count = min(len(self.bound), max(least, int(share * len(self.bound))))
+        steepest = self.bound.topk(count).indices
+        others = torch.ones_like(self.bound, dtype=torch.bool)
+        others[steepest] = False
+        return self[steepest], self[others]
 
     def halves(self) -> _Cells:
         """Each cell in two that share a side, along the input of the largest rise."""
         split = nn.functional.one_hot(self.rise.argmax(1), self.low.shape[1]).bool()
         middle = (self.low + self.high) / 2
         before = _Cells(self.low, self.high.where(~split, middle), self.rise, self.bound)
-        return before + _Cells(self.low.where(~split, middle), self.high, self.rise, self.bound)
+        return _Cells.together([before, _Cells(self.low.where(~split, middle), self.high, self.rise, self.bound)])
 
     def centre(self) -> Tensor:
         """A point in the middle, `(cells, inputs)`."""
@@ -90,7 +109,15 @@ class _Cells:
 
 @torch.no_grad()
 def subdivide(
-    layers: Sequence[Layer], domain: Domain, *, input_norm: float = 2, output_norm: float = 2, deadline: float = math.inf
+    layers: Sequence[Layer],
+    domain: Domain,
+    *,
+    input_norm: float = 2,
+    output_norm: float = 2,
+    deadline: float = math.inf,
+    known: float = 0.0,
+    quick: Callable[[], float] = lambda: math.inf,
+    slow: Callable[[], float] = lambda: math.inf,
 ) -> Subdivision | None:
     """An upper bound of Lip(f) on the domain, and a point at which f is about as steep.
 
@@ -100,6 +127,9 @@ def subdivide(
         input_norm: 2 or inf.
         output_norm: 2 or inf.
         deadline: `time.monotonic()` at which to stop with what there is.
+        known: what Lip(f) is at least; cells whose bound is hardly above it are not split.
+        quick: computes what another method proves, in a small part of the time.
+        slow: the same with much of it. It is called where the bound would end above that of `quick`; then the search goes on.
 
     Returns:
         None for more than `FEW` inputs, or `MANY` with smooth activations, a domain without width in one of them, and for a
@@ -122,28 +152,59 @@ def subdivide(
     low, high = low.to(device), high.to(device)
     open_cells = _Cells(low, high, high - low, low.new_full((1,), math.inf))
     largest, steepest, closed, made = 0.0, None, 0.0, 0
-    half_time = (time.monotonic() + deadline) / 2
+    progress, others, asked = _Progress(time.monotonic(), deadline), math.inf, False
     while len(open_cells.bound) and made < most and time.monotonic() <= deadline:
-        if time.monotonic() > half_time and float(open_cells.bound.amax()) > HOPELESS * largest:
-            break
-        order = open_cells.bound.argsort(descending=True)
-        cells = open_cells[order[:at_once]]
-        cells = cells.halves() if made else cells
-        cells = cells[_meets(cells.centre(), cells.half(), domain)]
-        made += len(cells.bound)
-        bound, rise = bounded(cells.centre(), cells.half())
-        bound = bound.nan_to_num(nan=math.inf)  # of values too large for float64
-        # no part of a cell is steeper than the cell
-        cells = _Cells(cells.low, cells.high, rise.nan_to_num(nan=math.inf), torch.minimum(cells.bound, bound))
-        centres = cells.centre()[cells.bound.topk(min(PROBES, len(bound))).indices]
+        parents, open_cells = open_cells.split(PART, at_once)
+        done = [open_cells]
+        for some in torch.arange(len(parents.bound), device=device).split(at_once):
+            cells = parents[some]
+            if time.monotonic() <= deadline:
+                cells = cells.halves() if made else cells
+                cells = cells[_meets(cells.centre(), cells.half(), domain)]
+                made += len(cells.bound)
+                cells = cells.within(*bounded(cells.centre(), cells.half()))
+            done.append(cells)
+        open_cells = _Cells.together(done)
+        centres = open_cells.centre()[open_cells.bound.topk(min(PROBES, len(open_cells.bound))).indices]
         attained = intervals.attained(centres) * _meets(centres, 0 * centres, domain)
         if float(attained.amax()) > largest:
             largest, steepest = float(attained.amax()), centres[attained.argmax()]
-        open_cells = cells + open_cells[order[at_once:]]
-        steep = open_cells.bound > (1 + TOLERANCE) * largest
+        steep = open_cells.bound > (1 + TOLERANCE) * max(largest, known)
         closed = max([closed, *open_cells.bound[~steep].tolist()])
         open_cells = open_cells[steep]
-    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest)
+        expected = progress.expected(max([closed, *open_cells.bound.tolist()]))
+        if not asked and expected is not None:
+            asked, others = True, quick()
+            others = min(others, slow()) if expected > others else others
+        if others <= (1 + TOLERANCE) * max(largest, known):
+            break
+    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest, known)
+
+
+class _Progress:
+    """Where the bound will be at the deadline: it falls by about the same factor with each doubling of the time.
+
+    Args:
+        begun: `time.monotonic()`.
+        deadline: the same.
+    """
+
+    def __init__(self, begun: float, deadline: float) -> None:
+        self._begun, self._time = begun, deadline - begun
+        self._past: list[tuple[float, float]] = []
+
+    def expected(self, bound: float) -> float | None:
+        """The bound then; None as long as it is early."""
+        spent = time.monotonic() - self._begun
+        self._past.append((spent, bound))
+        if spent < EARLY * self._time:
+            return None
+        before, was = next(past for past in self._past if past[0] >= spent / 2)
+        if not 0 < bound < math.inf or before == spent:
+            return bound
+        doublings = math.log(max(self._time / spent, 1)) / math.log(spent / before)
+        reached: float = bound * (bound / was) ** doublings
+        return reached
 
 
 def is_smooth(layers: Sequence[Layer]) -> bool:

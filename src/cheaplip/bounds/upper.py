@@ -1,14 +1,13 @@
 """Upper bounds of Lip(f), proved: a list of methods, of which the smallest value counts.
 
-A method is a function from a `Question` to an `UpperBound`, or None where it does not apply. Norms 2 and inf, by what holds
-between them: |x|_inf <= |x|_2 <= sqrt(n) |x|_inf.
+Norms 2 and inf, by what holds between them: |x|_inf <= |x|_2 <= sqrt(n) |x|_inf.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import nn
 
 from ..domains import Domain, describe
 from ..errors import InputError, UnsupportedModuleError
-from .branching import branch
+from .division import division
 from .ellipsoid import ellipsoid
 from .graph import trace
 from .layers.constants import infinity_norm
@@ -27,18 +26,13 @@ from .multipliers.bound import Certificate, certified, is_narrower, pair_bounds
 from .multipliers.certificate import Chain, proved_root
 from .multipliers.chain import make_chain
 from .network import Network, fold
-from .question import TOO_LARGE, Norms, Question, UpperBound, from_euclidean, smallest, times
+from .question import TOO_LARGE, Method, Norms, Question, UpperBound, from_euclidean, smallest, times
 from .rounding import PRODUCTS, ROOTS
 from .serial import serial, steps_of
-from .subdivision import MANY, is_smooth, subdivide
 from .zonotope import narrowed
 
 PRODUCT, MULTIPLIERS = "product of layer norms", "multipliers, verified by Cholesky"
 ELLIPSOID = "multipliers in closed form, of all values"
-SUBDIVISION, BRANCHING = "subdivision of the domain", "multipliers in branches of neurons"
-
-
-Method = Callable[[Question], UpperBound | None]
 
 
 @torch.no_grad()
@@ -69,7 +63,13 @@ def upper_bound(
         UnsupportedModuleError: a layer or an operation without a rule.
         InputError: another norm, a domain that does not fit, parameters that are not finite.
     """
-    for norm in (input_norm, output_norm):
+    question = ask(model, shape, domain=domain, norms=Norms(input_norm, output_norm), pairwise=pairwise)
+    return answer(replace(question, deadline=deadline))
+
+
+def ask(model: nn.Module, shape: Shape, *, domain: Domain | None, norms: Norms, pairwise: bool) -> Question:
+    """The question of `upper_bound`, which raises its errors, at once."""
+    for norm in (norms.input, norms.output):
         if norm not in (2, math.inf):
             raise InputError("norms 2 or inf for an upper bound", norm, "Choose one of these, or use the lower bound alone.")
     everywhere = trace(model, shape)
@@ -80,8 +80,12 @@ def upper_bound(
             f"products of values at {', '.join(sorted({product.where for product in products}))}",
             "Give domain=, a box or a Ball: there the values are bounded, and so is the constant.",
         )
-    local = None if domain is None else trace(model, shape, domain)
-    question = Question(everywhere, local, domain, Norms(input_norm, output_norm), pairwise, deadline)
+    return Question(everywhere, None if domain is None else trace(model, shape, domain), domain, norms, pairwise)
+
+
+@torch.no_grad()
+def answer(question: Question) -> UpperBound:
+    """By all methods, unless one ends so close to Lip(f) that no other is tried."""
     found = []
     for method in METHODS:
         if (bound := method(question)) is not None:
@@ -89,49 +93,6 @@ def upper_bound(
             if bound.final:
                 return bound
     return smallest(found)
-
-
-def _subdivision(question: Question) -> UpperBound | None:
-    """A bound of the Jacobian on ever smaller cells of a domain of few inputs; it may take half of the time.
-
-    With smooth activations three quarters: there the other methods gain little.
-    """
-    network, domain = question.local, question.domain
-    if network is None or domain is None or math.prod(network.shape) > MANY or not (layers := serial(network)):
-        return None
-    now, share = time.monotonic(), 0.75 if is_smooth(layers) else 0.5
-    norms = {"input_norm": question.norms.input, "output_norm": question.norms.output}
-    divided = subdivide(layers, domain, deadline=now + share * (question.deadline - now), **norms)
-    if divided is None:
-        return None
-    steepest = None if divided.steepest is None else divided.steepest.reshape(1, *network.shape)
-    final = divided.close and math.prod(network.out) == 1
-    return UpperBound(divided.upper, SUBDIVISION, describe(domain), steepest=steepest, close=divided.close, final=final)
-
-
-def division(question: Question) -> UpperBound | None:
-    """Subdivision of the domain, and branches of neurons where that does not end close to Lip(f)."""
-    divided = _subdivision(question)
-    if divided is not None and divided.close:
-        return divided
-    found = [bound for bound in (divided, _branching(question)) if bound is not None]
-    return smallest(found) if found else None
-
-
-def _branching(question: Question) -> UpperBound | None:
-    """Multipliers in branches of neurons on a domain; it may take half of the time."""
-    network, domain = question.local, question.domain
-    if network is None or domain is None or not (layers := serial(network)):
-        return None
-    now = time.monotonic()
-    branched = branch(narrowed(layers, domain), domain, deadline=now + (question.deadline - now) / 2)
-    if branched is None:
-        return None
-    plain = question.norms == Norms(2, 2)
-    final = plain and branched.close and math.prod(network.out) == 1
-    steepest = branched.steepest.reshape(1, *network.shape) if plain else None
-    bound = UpperBound(branched.upper, BRANCHING, describe(domain), steepest=steepest, final=final)
-    return from_euclidean(bound, question)
 
 
 def multipliers(question: Question) -> UpperBound | None:
@@ -202,7 +163,13 @@ def infinity_product(question: Question) -> UpperBound | None:
     return times(factor, UpperBound(value, f"{PRODUCT}, inf", describe(None)))
 
 
-METHODS: Sequence[Method] = (division, ellipsoids, multipliers, product, infinity_product)
+METHODS: Sequence[Method] = (
+    partial(division, rivals=(multipliers, product)),
+    ellipsoids,
+    multipliers,
+    product,
+    infinity_product,
+)
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from scipy.optimize import linprog  # type: ignore[import-untyped]
 from torch import Tensor, nn
 
 from ..domains import Ball, Domain, box_of
-from .layers.activations import acts_entrywise, derivative, slope_interval
+from .layers.activations import acts_entrywise, derivative, jumps, slope_interval
 from .layers.constants import Reshaping, exact_copy
 from .layers.entrywise import flattened
 from .layers.layer import Layer
@@ -139,7 +139,8 @@ def chord(act: nn.Module, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Te
     kinks = [torch.full_like(low, point).clamp(low, high)[None] for point in derivative(act)[1]]
     points = torch.cat([low + share * (high - low), *kinks]).clamp(low, high).sort(0).values  # (points, entries)
     away = act(points) - m * points
-    away = away + SLOPES * (1 + away.abs()), away - SLOPES * (1 + away.abs())
+    wrong = SLOPES * (1 + away.abs()) + jumps(act)[0]
+    away = away + wrong, away - wrong
     spans = [slope_interval(act, p[None], q[None]) for p, q in itertools.pairwise(points)]
     least, most = (torch.cat([span[i] for span in spans]) for i in (0, 1))
     # between two points the difference rises by one slope at most, and falls by the other

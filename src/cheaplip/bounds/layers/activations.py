@@ -24,6 +24,9 @@ Derivative = tuple[Callable[[Tensor], Tensor], dict[float, tuple[float, ...]]]
 STRAIGHT = (nn.ReLU, nn.LeakyReLU, nn.PReLU, nn.RReLU, nn.Hardtanh, nn.Softshrink, nn.Threshold)
 """Activations made of straight pieces, whose slopes are numbers of their own; ReLU6 is a Hardtanh."""
 
+THRESHOLD = 20.0
+"""The least argument, times beta, from which on torch's Softplus may be the identity."""
+
 
 @singledispatch
 def derivative(module: nn.Module) -> Derivative:
@@ -34,6 +37,16 @@ def derivative(module: nn.Module) -> Derivative:
     """
     do = "Register one with cheaplip.bounds.layers.derivative.register."
     raise UnsupportedModuleError("an activation with known slopes", type(module).__name__, do)
+
+
+@singledispatch
+def jumps(module: nn.Module) -> tuple[float, float]:
+    """By how much torch's values may be below, and its slopes above, those of the smooth function that is meant.
+
+    Softplus is log(1 + exp(beta x)) / beta, and in torch x from `threshold` on: it falls by 2e-9 there, at a point at which it
+    has no finite slope. Bounds are about the function without that fall, and hold for torch's slopes on both sides of it.
+    """
+    return 0.0, 0.0
 
 
 def acts_entrywise(module: nn.Module) -> bool:
@@ -74,6 +87,7 @@ def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | 
     largest = torch.where(exact & (largest == largest.round()), largest, largest + SLOPES)
     if low.isinf().all() and high.isinf().all():
         return least, largest
+    largest = largest + jumps(module)[1]
     everywhere = slope_interval(module)
     return torch.maximum(least, everywhere[0]), torch.minimum(largest, everywhere[1])
 
@@ -81,6 +95,11 @@ def slope_interval(module: nn.Module, low: Tensor | None = None, high: Tensor | 
 @derivative.register
 def _(module: Partly) -> Derivative:
     return derivative(module.inner)
+
+
+@jumps.register
+def _(module: Partly) -> tuple[float, float]:
+    return jumps(module.inner)
 
 
 def _step(at: float, left: float, right: float) -> Derivative:
@@ -165,9 +184,15 @@ def _(module: nn.Softsign) -> Derivative:
 
 @derivative.register
 def _(module: nn.Softplus) -> Derivative:
-    if module.threshold < 20:  # it jumps there, from log(1 + exp(threshold)) / beta to threshold / beta
+    if module.threshold < THRESHOLD:  # it jumps there, from log(1 + exp(threshold)) / beta to threshold / beta
         raise UnsupportedModuleError("Softplus with a threshold >= 20", str(module), "Use torch's default threshold.")
     return (lambda x: (module.beta * x).sigmoid()), {}
+
+
+@jumps.register
+def _(module: nn.Softplus) -> tuple[float, float]:
+    fall = math.exp(-THRESHOLD)  # at least log(1 + exp(-THRESHOLD)), and 1 - sigmoid(THRESHOLD)
+    return fall / abs(module.beta), fall
 
 
 @derivative.register

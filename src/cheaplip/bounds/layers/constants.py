@@ -10,6 +10,7 @@ maps without negative entries, see `linear_maps`), a count of overlaps (max-pool
 
 from __future__ import annotations
 
+import decimal
 import math
 from collections import OrderedDict
 from functools import singledispatch
@@ -38,6 +39,8 @@ Positive = Channelwise | nn.PixelShuffle | nn.PixelUnshuffle | nn.ChannelShuffle
 Linear = nn.Linear | Convolution | BatchNorm | Positive | Scaling | Shift | Rotation
 Dropout = nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d | nn.AlphaDropout | nn.FeatureAlphaDropout
 Reshaping = nn.Identity | nn.Flatten | nn.Unflatten | Dropout | Reshape
+DIGITS = 120
+"""Of what BatchNorm adds, before it is rounded: 53 bits a factor, and squares of the terms differ by 1e-65 or not at all."""
 
 
 @singledispatch
@@ -192,14 +195,34 @@ def linear_part(module: nn.Module) -> nn.Module:
 
 
 def exact_copy(module: nn.Module) -> nn.Module:
-    """A float64 copy in evaluation mode, with Softplus as it is meant: without its threshold."""
+    """A float64 copy in evaluation mode.
+
+    Softplus is without its threshold, from which on torch's differs by up to `activations.jumps`. BatchNorm has no mean: what
+    it adds is one number, rounded once, however far its mean and its bias cancel.
+    """
     if isinstance(module, Nonnegative | Reshape):
         return module
     copied: Any = evaluation_copy(plain(module), torch.float64)
     if isinstance(copied, nn.Softplus):
-        copied.threshold = 700.0  # where exp still is a number; at torch's 20 the values jump by 2e-9
+        copied.threshold = 700.0  # where exp still is a number
+    if isinstance(copied, BatchNorm) and copied.running_mean is not None:
+        copied.bias = nn.Parameter(_added(copied), requires_grad=False)
+        copied.running_mean = torch.zeros_like(copied.running_mean)
     result: nn.Module = copied
     return result
+
+
+def _added(module: BatchNorm) -> Tensor:
+    """What BatchNorm adds, bias - mean * weight / sqrt(variance + eps), `(channels,)`."""
+    n, eps = module.num_features, decimal.Decimal(module.eps)
+    given = (module.weight, module.bias, module.running_mean, module.running_var)
+    weight, bias, mean, variance = (
+        [decimal.Decimal(value) for value in ([default] * n if one is None else one.double().tolist())]
+        for one, default in zip(given, (1.0, 0.0, 0.0, 1.0), strict=True)
+    )
+    with decimal.localcontext(decimal.Context(prec=DIGITS, traps=[])):  # what is not finite is refused elsewhere
+        added = [float(b - m * w / (v + eps).sqrt()) for w, b, m, v in zip(weight, bias, mean, variance, strict=True)]
+    return torch.tensor(added, dtype=torch.float64, device=device_of(module))
 
 
 def absolute(module: nn.Module, power: int = 1) -> nn.Module:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..rounding import PRODUCTS
+from ..rounding import PRODUCTS, gamma
 from .activations import acts_entrywise, slope_interval
 from .constants import Linear, Positive, Reshaping, absolute, exact_copy
 from .convolutions import Convolution
@@ -27,7 +27,16 @@ def image(layer: Layer) -> Region:
     if isinstance(module, Reshaping):
         return Region(f(region.low), f(region.high), centre, region.reach)
     low, high = _box(f, module, region, centre)
-    return limited(low, high, centre, reach)
+    rounding = _rounding(f, module, region) if isinstance(module, Linear) else torch.zeros_like(centre)
+    return limited(low - rounding, high + rounding, centre, reach + float(torch.linalg.vector_norm(rounding)))
+
+
+def _rounding(f: nn.Module, module: nn.Module, region: Region) -> Tensor:
+    """How far rounding errors take any value in the region: large terms of a sum may cancel."""
+    size = region.centre.abs()
+    size = torch.maximum(size, region.size()) if region.bounded else size
+    terms: Tensor = absolute(module).cpu()(size) + f(torch.zeros_like(size)).abs()
+    return gamma(math.prod(size.shape)) * terms
 
 
 def _box(f: nn.Module, module: nn.Module, region: Region, centre: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,9 @@ PIECES = 8
 """Of each side, in which a smooth activation takes its least and its largest slope."""
 
 
-def secant_interval(module: nn.Module, centre: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+def secant_interval(
+    module: nn.Module, centre: Tensor, low: Tensor, high: Tensor, wrong: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """[a, b] with a <= (phi(z) - phi(c)) / (z - c) <= b for all z in [low, high], entry by entry, float64.
 
     On pieces between c and the end, of slopes in [a_k, b_k], the mean of the slopes up to the end of a piece is at least the
@@ -31,14 +33,18 @@ def secant_interval(module: nn.Module, centre: Tensor, low: Tensor, high: Tensor
         centre: c, any shape.
         low: lower ends, at most c.
         high: upper ends, at least c.
+        wrong: how far the true c may be from this one, at most as far as either end; None: not at all.
 
     Example:
         >>> one = torch.ones(1, dtype=torch.float64)
         >>> secant_interval(nn.ReLU(), one, -one, 3 * one)[0]
         tensor([0.5000], dtype=torch.float64)
     """
-    sides = [_one_side(module, centre, end) for end in (low, high)]
-    least, largest = torch.minimum(*(side[0] for side in sides)), torch.maximum(*(side[1] for side in sides))
+    inner = [centre, centre] if wrong is None else [centre - wrong, centre + wrong]
+    sides = [_one_side(module, start, end) for start, end in zip(inner, (low, high), strict=True)]
+    if wrong is not None:  # beyond these two the mean is one of slopes between them and of a secant's slope
+        sides.append(slope_interval(module, *inner))
+    least, largest = torch.stack([side[0] for side in sides]).amin(0), torch.stack([side[1] for side in sides]).amax(0)
     # a slope of the interval is a secant's, or near one; where one slope alone is left, it is exact
     slopes = slope_interval(module, low, high)
     finite = low.isfinite() & high.isfinite()
