@@ -1,5 +1,7 @@
 """The run folder: `config.json`, `metrics.jsonl` (one object an epoch), `model.safetensors`, `checkpoint/`, `result.json`.
 
+After a training with a certificate `multipliers.safetensors` too.
+
 Every file is written whole or not at all (see `files`), and what is written into a folder is written by one process: the one
 that has `claimed` it. This module knows files, not torch, so that the report can read runs without it.
 """
@@ -21,7 +23,7 @@ SCHEMA = 1
 """Version of `config.json` and `result.json`; a reader refuses any other."""
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
-WEIGHTS, CHECKPOINTS = "model.safetensors", "checkpoint"
+WEIGHTS, MULTIPLIERS, CHECKPOINTS = "model.safetensors", "multipliers.safetensors", "checkpoint"
 PAIRS, RADII = "pairs.npz", "radii.csv"
 
 Json = dict[str, Any]

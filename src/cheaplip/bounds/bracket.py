@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,6 +61,7 @@ def lipschitz_bracket(
     pairwise: bool = False,
     pairs: PairSet | None = None,
     steps: int = 50,
+    multipliers: Sequence[Tensor] = (),
     require_upper: bool = False,
 ) -> LipschitzBracket:
     """A lower and an upper bound of Lip(f).
@@ -78,10 +80,13 @@ def lipschitz_bracket(
         pairwise: search multipliers for every difference of two outputs too, for larger certified radii.
         pairs: further start pairs, such as those of a regularizer.
         steps: ascent steps.
+        multipliers: of a certificate in training, as `TrainResult` and `CertificateRegularizer` have them: the search for the
+            upper end starts from them, and never ends above what they prove.
         require_upper: raise where there is no upper end; else the bracket has `upper = inf` and the reason.
 
     Raises:
-        InputError: no inputs, inputs or parameters that are not finite, other norms, a budget <= 0.
+        InputError: no inputs, inputs or parameters that are not finite, other norms, a budget <= 0, multipliers of another
+            network.
         UnsupportedModuleError: with `require_upper`, a layer without a rule, or a product of values without a domain.
         ContradictionError: the lower end is above the upper one. One of the two is wrong; nothing is reported.
     """
@@ -91,7 +96,8 @@ def lipschitz_bracket(
     norms = {"input_norm": input_norm, "output_norm": output_norm}
     shape = tuple(inputs.shape[1:])
     half = math.inf if budget is None else budget / 2
-    upper = _upper(model, shape, require_upper, domain=domain, pairwise=pairwise, deadline=begun + half, **norms)
+    options = {"pairwise": pairwise, "deadline": begun + half, "multipliers": multipliers}
+    upper = _upper(model, shape, require_upper, domain=domain, **options, **norms)
     left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
     lower = lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, budget=left, **norms)
     if upper.steepest is not None and (input_norm, output_norm) in JACOBIAN_NORMS:

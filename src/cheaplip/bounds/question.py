@@ -33,6 +33,7 @@ class Question:
     norms: Norms = Norms()
     pairwise: bool = False  # whether to search multipliers for every difference of two outputs, too
     deadline: float = math.inf  # `time.monotonic()` at which searches stop with what they have
+    known: Sequence[Tensor] = ()  # logarithms of multipliers that the search starts from
 
     @property
     def networks(self) -> list[tuple[Network, str]]:

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..domains import Domain, describe
 from ..errors import InputError, UnsupportedModuleError
@@ -51,6 +51,7 @@ def upper_bound(
     output_norm: float = 2,
     pairwise: bool = False,
     deadline: float = math.inf,
+    multipliers: Sequence[Tensor] = (),
 ) -> UpperBound:
     """The smallest of the values of `METHODS`.
 
@@ -64,10 +65,12 @@ def upper_bound(
         output_norm: 2 or inf.
         pairwise: search multipliers for every difference of two outputs too.
         deadline: `time.monotonic()` at which searches stop with what they have.
+        multipliers: logarithms of multipliers, a vector for each activation of the network's chain. The search starts there,
+            and the bound is never above what they prove.
 
     Raises:
         UnsupportedModuleError: a layer or an operation without a rule.
-        InputError: another norm, a domain that does not fit, parameters that are not finite.
+        InputError: another norm, a domain or multipliers that do not fit, parameters that are not finite.
     """
     for norm in (input_norm, output_norm):
         if norm not in (2, math.inf):
@@ -81,7 +84,7 @@ def upper_bound(
             "Give domain=, a box or a Ball: there the values are bounded, and so is the constant.",
         )
     local = None if domain is None else trace(model, shape, domain)
-    question = Question(everywhere, local, domain, Norms(input_norm, output_norm), pairwise, deadline)
+    question = Question(everywhere, local, domain, Norms(input_norm, output_norm), pairwise, deadline, multipliers)
     found = []
     for method in METHODS:
         if (bound := method(question)) is not None:
@@ -148,7 +151,8 @@ def multipliers(question: Question) -> UpperBound | None:
                 found.append(UpperBound(math.inf, TOO_LARGE, scope))
             elif not chains or is_narrower(chain, chains[0]):
                 chains.append(chain)
-                found.append(_of_certificate(certified(chain, **_limits(question)), MULTIPLIERS, scope, question))
+                certificate = certified(chain, known=question.known, **_limits(question))
+                found.append(_of_certificate(certificate, MULTIPLIERS, scope, question))
         else:
             found.append(_of_chains(network, scope, question))
     proved = [bound for bound in found if bound is not None]
