@@ -26,6 +26,9 @@ CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
 WEIGHTS, MULTIPLIERS, CHECKPOINTS = "model.safetensors", "multipliers.safetensors", "checkpoint"
 PAIRS, RADII = "pairs.npz", "radii.csv"
 
+PATIENCE = 1.0
+"""Seconds to wait for a folder that another process or thread has claimed."""
+
 Json = dict[str, Any]
 
 
@@ -123,7 +126,7 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.resolve() / ".lock", timeout=1, is_singleton=True)
+        lock = FileLock(folder.resolve() / ".lock", timeout=PATIENCE, is_singleton=True)
         nested = lock.is_locked
         lock.acquire()
     except Timeout:
