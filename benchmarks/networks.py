@@ -1,11 +1,12 @@
 """The bracket of deep chains and of ordinary trained networks: is there one, how wide is it, how long does it take?
 
 `depth`: random networks of 4 inputs, ReLU and one output, Gaussian weights scaled to a norm uniform in 0.4 to 1.8; beside the
-bound of ECLipsE-Fast (`pip install eclipse-nn`, left out where it is not there), and the best bound in closed form, one pass
-of multipliers of one number a layer. `ordinary`: twelve kinds of networks, trained on digits, on all inputs, on [0, 1] and on
-a ball of radius 0.1 round a test sample. Seconds are of one thread.
+bound of ECLipsE-Fast (`pip install eclipse-nn`), the best bound in closed form, one pass of multipliers of one number a layer,
+and, for small networks, the optimum of the semidefinite programme LipSDP-Neuron by an interior-point solver (`pip install cvxpy
+clarabel`, and `tests` on the path). What is not there is left out. `ordinary`: twelve kinds of networks, trained on digits, on
+all inputs, on [0, 1] and on a ball of radius 0.1 round a test sample. Seconds are of one thread.
 
-    python benchmarks/networks.py --out results/bounds-networks
+    PYTHONPATH=tests python benchmarks/networks.py --out results/bounds-networks
 """
 
 from __future__ import annotations
@@ -30,7 +31,9 @@ from cheaplip.bounds.upper import product_of_norms, upper_bound
 from cheaplip.data import Dataset, load
 from cheaplip.provenance import provenance
 
-DEPTHS = [(10, 60), (20, 100), (50, 40), (100, 100)]
+DEPTHS = [(2, 20), (2, 100), (5, 20), (5, 40), (10, 20), (10, 60), (20, 20), (20, 100), (50, 40), (100, 20), (100, 100)]
+MOST, WIDEST = 400, 40
+"""Neurons of all layers, and of one, of a network that the semidefinite programme is solved for: 5 x 40 takes two minutes."""
 SHARES = {0.5: 1.0, 0.6: 0.737, 0.7: 0.515}
 """T = share / lambda_max(G), and the power that makes it of 1/2."""
 STEPS, BUDGET = 400, 20.0
@@ -60,8 +63,11 @@ def depths() -> Iterator[dict[str, Any]]:
         row["one pass"] = min(gram_multipliers(chain, power)[1] for power in SHARES.values())
         for budget in (5.0, 60.0):
             begun = time.monotonic()
-            row[f"upper in {budget:g}"] = upper_bound(model, (4,), deadline=begun + budget).value
+            row[f"upper in {budget:g}"] = upper = upper_bound(model, (4,), deadline=begun + budget).value
             row[f"seconds of {budget:g}"] = time.monotonic() - begun
+        row["LipSDP"], row["seconds of LipSDP"] = (
+            lipsdp(model, upper) if layers * width <= MOST and width <= WIDEST else (None, None)
+        )
         yield row
 
 
@@ -74,6 +80,19 @@ def eclipse(model: nn.Sequential) -> tuple[float | None, float | None]:
     begun = time.monotonic()
     value = float(ECLipsE_Fast(weights, [0.0] * (len(weights) - 1), [1.0] * (len(weights) - 1)))
     return value, time.monotonic() - begun
+
+
+def lipsdp(model: nn.Sequential, usual: float) -> tuple[float | None, float | None]:
+    """The optimum; of weights that are scaled so that it is about 1, as the solver's tolerances are absolute."""
+    weights = [layer.weight.double() for layer in model if isinstance(layer, nn.Linear)]
+    begun = time.monotonic()
+    try:
+        from support.oracles import lipsdp_neuron
+
+        optimum = lipsdp_neuron([(weight / usual ** (1 / len(weights))).numpy() for weight in weights], 0.0, 1.0)
+    except ImportError:
+        return None, None
+    return usual * optimum, time.monotonic() - begun
 
 
 class Residual(nn.Module):
@@ -230,12 +249,12 @@ def main(
     torch.set_num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     file = out / "table.json"
-    tables = json.loads(file.read_text())["tables"] if file.exists() else {}
+    record = json.loads(file.read_text()) if file.exists() else {"schema": 1, "tables": {}, "provenance": {}}
+    tables = record["tables"]
     for name in table or TABLES:
-        tables[name] = []
+        tables[name], record["provenance"][name] = [], provenance(torch.device("cpu"))
         for row in TABLES[name]():
             tables[name].append(row)
-            record = {"schema": 1, "tables": tables, "provenance": provenance(torch.device("cpu"))}
             file.write_text(json.dumps(record, indent=2) + "\n")
             (out / "table.md").write_text("\n".join(itertools.chain(*map(section, tables, tables.values()))).lstrip() + "\n")
 

@@ -177,6 +177,7 @@ DAMAGES = {
     "pairs.npz": ["", "PK", "PK\3\4" + "x" * 100],
     "radii.csv": ["", "x"],
     "model.safetensors": ["", "\xff" * 64],
+    "multipliers.safetensors": ["", "\xff" * 64],
 }  # fmt: skip
 
 

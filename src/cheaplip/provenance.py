@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -25,7 +26,9 @@ def provenance(device: torch.device) -> dict[str, str | int | None]:
     }
 
 
+@functools.cache
 def _commit() -> str | None:
+    """As it was when this process first asked: what is imported does not change with the checkout."""
     here = Path(__file__).parent
 
     def git(*arguments: str) -> str:

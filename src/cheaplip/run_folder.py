@@ -1,5 +1,7 @@
 """The run folder: `config.json`, `metrics.jsonl` (one object an epoch), `model.safetensors`, `checkpoint/`, `result.json`.
 
+After a training with a certificate `multipliers.safetensors` too.
+
 Every file is written whole or not at all (see `files`), and what is written into a folder is written by one process: the one
 that has `claimed` it. This module knows files, not torch, so that the report can read runs without it.
 """
@@ -21,8 +23,11 @@ SCHEMA = 1
 """Version of `config.json` and `result.json`; a reader refuses any other."""
 
 CONFIG, METRICS, RESULT = "config.json", "metrics.jsonl", "result.json"
-WEIGHTS, CHECKPOINTS = "model.safetensors", "checkpoint"
+WEIGHTS, MULTIPLIERS, CHECKPOINTS = "model.safetensors", "multipliers.safetensors", "checkpoint"
 PAIRS, RADII = "pairs.npz", "radii.csv"
+
+PATIENCE = 1.0
+"""Seconds to wait for a folder that another process or thread has claimed."""
 
 Json = dict[str, Any]
 
@@ -121,7 +126,7 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         made = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder.resolve() / ".lock", timeout=1, is_singleton=True)
+        lock = FileLock(folder.resolve() / ".lock", timeout=PATIENCE, is_singleton=True)
         nested = lock.is_locked
         lock.acquire()
     except Timeout:

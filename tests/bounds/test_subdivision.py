@@ -160,7 +160,7 @@ def test_cells_whose_bound_is_near_a_known_lower_end_are_left():
     torch.manual_seed(0)
     model = network(3, 1, nn.GELU)
     exact = divided(model, (3,), (-1.0, 1.0))
-    above = divided(model, (3,), (-1.0, 1.0), known=1.2 * exact.largest)
+    above = divided(model, (3,), (-1.0, 1.0), reached=1.2 * exact.largest)
     assert above.close
     assert exact.largest <= above.upper <= 1.2 * exact.largest * (1 + TOLERANCE)
 

@@ -189,12 +189,22 @@ def test_local_radii_of_a_wide_network_stand_against_the_strong_attack(monkeypat
     assert certified_radius(model, x[:1], bracket, labels=wrong[:1], local=True).item() == 0
 
 
-def test_refuses_wide_networks_of_other_layers(monkeypatch):
-    model = nn.Sequential(nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 2))
-    bracket = lipschitz_bracket(model, torch.zeros(1, 3), steps=1)
+@pytest.mark.parametrize(
+    ("layers", "got"),
+    [([nn.Softmax(1)], "Softmax"), ([nn.Unflatten(1, (1, 4)), nn.AdaptiveMaxPool1d(4), nn.Flatten()], "AdaptiveMaxPool1d")],
+)
+def test_refuses_wide_networks_of_other_layers(monkeypatch, layers, got):
+    model = nn.Sequential(nn.Linear(3, 4), *layers, nn.Linear(4, 2))
+    bracket = lipschitz_bracket(model, torch.zeros(1, 3), steps=1, budget=0.01)
     monkeypatch.setattr(radii, "MOST", 3)
-    with pytest.raises(UnsupportedModuleError, match="at most 3 values at a time, for local radii; got Softmax"):
+    with pytest.raises(UnsupportedModuleError, match=rf"no AdaptiveMaxPool, concatenation.*at most 3 values .*; got {got}"):
         certified_radius(model, torch.zeros(1, 3), bracket, local=True)
+
+
+def test_refuses_too_large_networks(monkeypatch):
+    model = nn.Sequential(nn.Linear(3, 4), nn.Softmax(1), nn.Linear(4, 2))
+    bracket = lipschitz_bracket(model, torch.zeros(1, 3), steps=1, budget=0.01)
+    monkeypatch.setattr(radii, "MOST", 3)
     monkeypatch.setattr(radii, "ENTRIES", 11)
     model[1] = nn.Sequential(nn.ReLU(), nn.Tanh())
     with pytest.raises(UnsupportedModuleError, match="at most 11 for local radii; got 3 inputs and 4 values"):

@@ -29,6 +29,13 @@ def test_unknown_names_are_refused(name):
             function(name)
 
 
+@pytest.fixture
+def read_anew(monkeypatch):
+    """The digits are read at every call, not once for all tests."""
+    monkeypatch.setattr(data, "_load_digits", data._load_digits.__wrapped__)
+
+
+@pytest.mark.usefixtures("read_anew")
 def test_digits():
     digits = data.load("digits")
     assert digits.train_x.shape == (1297, 1, 8, 8)
@@ -44,6 +51,7 @@ def test_digits():
     assert data.verify("digits") == [idx.FileCheck("digits", None, None)]
 
 
+@pytest.mark.usefixtures("read_anew")
 def test_other_digits_are_refused(monkeypatch):
     monkeypatch.setattr(data, "DIGITS_SHA256", "0" * 64)
     for function in (data.load, data.verify):

@@ -76,11 +76,13 @@ def test_multipliers_at_the_edge_do_not_blow_up_the_weights(seed):
     assert upper_bound(model, (1, 8, 8)).value < 20
 
 
-def test_what_is_proved_after_each_epoch_is_in_the_history():
-    done = trained(certify=0.1, epochs=3)
+def test_what_is_proved_after_each_epoch_is_in_the_history_and_the_final_search_goes_on_from_there():
+    done = trained(certify=0.1, epochs=3, keep="best-pgd", eps=0.5)
     for row in done.history:
         assert row["lower_bound"] <= row["upper_bound"]
-    assert done.history[-1]["upper_bound"] >= upper_bound(done.model, (1, 8, 8)).value * (1 - 1e-6)
+    kept = done.history[done.result["kept_epoch"] - 1]
+    out_of_time = upper_bound(done.model, (1, 8, 8), multipliers=done.multipliers, deadline=0.0).value
+    assert upper_bound(done.model, (1, 8, 8)).value * (1 - 1e-6) <= out_of_time <= kept["upper_bound"]
 
 
 def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
@@ -96,3 +98,4 @@ def test_an_interrupted_run_goes_on_with_its_multipliers(tmp_path):
     resumed = trained(out=tmp_path / "run", resume=True, **options)
     for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(a, b)
+    assert all(torch.equal(*logs) for logs in zip(whole.multipliers, resumed.multipliers, strict=True))

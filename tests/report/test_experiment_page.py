@@ -21,20 +21,21 @@ def fit(kind, weight, seed):
     return {"kind": kind, "lambda": weight, "risk": 0.01 + weight, "lipschitz": 1 / (1 + weight), "fit": values, "seed": seed}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def curves():
     fits = [fit(kind, weight, seed) for seed in (0, 1) for kind, weights in KINDS.items() for weight in weights]
     data = [{"seed": seed, "x": [-3.5, 0.1, 3.5], "y": [0.3, 0.0, 0.2]} for seed in (0, 1)]
     return {"x": X, "truth": [max(abs(x) - 3, 0) / 2 for x in X], "data": data, "fits": fits}
 
 
-@pytest.fixture
-def page(tmp_path, curves):
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, curves):
     estimate = {"risk": Estimate(0.25, 0.5, 2, None), "lipschitz_lower": Estimate(0.12345, None, 1, None)}
     labels = [{"fit": "path", "lambda": "1"}, {"fit": "path", "lambda": "0.1"}, {"fit": EVIL, "lambda": "0"}]
     rows = [MeasuredRow(label, estimate if i else {"risk": Estimate(0.1, None, 1, None)}, 2) for i, label in enumerate(labels)]
-    write_page(curves, rows, tmp_path, {"seeds": [0, 1], "git": EVIL})
-    return tmp_path / "index.html"
+    out = tmp_path_factory.mktemp("page")
+    write_page(curves, rows, out, {"seeds": [0, 1], "git": EVIL})
+    return out / "index.html"
 
 
 def test_the_page_has_every_figure_and_number(page):
@@ -49,8 +50,8 @@ def test_the_page_has_every_figure_and_number(page):
 
 
 def test_without_the_parts_of_a_figure_it_is_left_out(tmp_path, curves):
-    curves["fits"] = [one for one in curves["fits"] if one["kind"] == "path"]
-    write_page(curves, [], tmp_path, {})
+    path = [one for one in curves["fits"] if one["kind"] == "path"]
+    write_page({**curves, "fits": path}, [], tmp_path, {})
     text = (tmp_path / "index.html").read_text()
     assert "Figure 2 of the paper" not in text
     assert "Try it" in text

@@ -9,6 +9,7 @@ import torch
 
 from cheaplip.errors import DivergenceError, InputError
 from cheaplip.files import sha256_of
+from cheaplip.models.weights import save_multipliers
 from cheaplip.report import write_report
 from cheaplip.run_folder import find_runs
 from cheaplip.runs import execute
@@ -18,6 +19,7 @@ from cheaplip.training.checkpoint import checkpoints
 from support.interruptions import ctrl_c
 from support.networks import QUICK, without
 
+CERTIFIED = {**QUICK, "target": None, "weight": 0.01, "certify": 0.1, "lipschitz_samples": 4}
 ACCURACIES = ["train", "test", "noise", "pgd", "strong"]
 
 
@@ -233,6 +235,19 @@ def test_a_folder_deleted_while_training_is_an_error(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("quick_bounds")
+def test_a_run_with_a_certificate_is_bounded_from_its_multipliers(tmp_path):
+    proved = execute_run(configure_run(CERTIFIED), tmp_path)["lipschitz"]["upper"]
+    trained = find_runs([tmp_path])[0].history[-1]["upper_bound"]
+    out_of_time = bound_run(tmp_path, budget=1e-3)["lipschitz"]["upper"]
+    assert max(proved, out_of_time) <= trained
+    save_multipliers(tmp_path / "multipliers.safetensors", [torch.zeros(15)])
+    with pytest.raises(InputError, match=r"vectors of 16; got \(15,\)"):
+        bound_run(tmp_path)
+    (tmp_path / "multipliers.safetensors").write_bytes(b"abc")
+    with pytest.raises(InputError, match=r"the multipliers of the run's certificate in .*starts afresh"):
+        bound_run(tmp_path)
+
+
 def test_files_follow_the_umask(finished):
     modes = {path.stat().st_mode & 0o777 for path in finished[0].rglob("*") if path.is_file()}
     mask = os.umask(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from cheaplip.bounds import branching, climbing, lower
 from cheaplip.bounds.multipliers import bound
 from cheaplip.bounds.multipliers.search import search_multipliers
 from cheaplip.pairs import ascent
+from cheaplip.runs.example_pairs import example_pairs
 
 
 @contextmanager
@@ -40,4 +42,12 @@ def short_ascents(most: int = 3) -> Iterator[None]:
         patch.setattr(climbing, "ROUNDS", most)
         patch.setattr(climbing, "POINTS", 10 * most)
         patch.setattr(lower, "BOXES", lower.BOXES[:1])
+        yield
+
+
+@contextmanager
+def short_examples(steps: int = 10) -> Iterator[None]:
+    """Example pairs of a run from a few steps: any pairs will do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cheaplip.runs.execute.example_pairs", partial(example_pairs, steps=steps))
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +62,7 @@ def lipschitz_bracket(
     pairwise: bool = False,
     pairs: PairSet | None = None,
     steps: int = 50,
+    multipliers: Sequence[Tensor] = (),
     require_upper: bool = False,
 ) -> LipschitzBracket:
     """A lower and an upper bound of Lip(f).
@@ -80,10 +82,13 @@ def lipschitz_bracket(
         pairwise: search multipliers for every difference of two outputs too, for larger certified radii.
         pairs: further start pairs, such as those of a regularizer.
         steps: ascent steps.
+        multipliers: of a certificate in training, as `TrainResult` and `CertificateRegularizer` have them: the search for the
+            upper end starts from them, and never ends above what they prove.
         require_upper: raise where there is no upper end; else the bracket has `upper = inf` and the reason.
 
     Raises:
-        InputError: no inputs, inputs or parameters that are not finite, other norms, a budget <= 0.
+        InputError: no inputs, inputs or parameters that are not finite, other norms, a budget <= 0, multipliers of another
+            network.
         UnsupportedModuleError: with `require_upper`, a layer without a rule, or a product of values without a domain.
         ContradictionError: the lower end is above the upper one. One of the two is wrong; nothing is reported.
     """
@@ -91,7 +96,8 @@ def lipschitz_bracket(
         raise InputError("a budget > 0 in seconds", budget, "Give more time, or none for no limit.")
     begun = time.monotonic()
     norms = {"input_norm": input_norm, "output_norm": output_norm}
-    question = _asked(model, inputs, require_upper, domain=domain, norms=Norms(input_norm, output_norm), pairwise=pairwise)
+    options = {"norms": Norms(input_norm, output_norm), "pairwise": pairwise, "multipliers": multipliers}
+    question = _asked(model, inputs, require_upper, domain=domain, **options)
 
     def lower_end() -> LowerBound:
         left = None if budget is None else max(budget - (time.monotonic() - begun), 0.1 * budget)
@@ -99,10 +105,10 @@ def lipschitz_bracket(
         own = None if left is None else share * left
         return lower_bound(model, inputs, domain=domain, pairs=pairs, steps=steps, budget=own, **norms)
 
-    def upper_end(share: float, known: float) -> UpperBound:
+    def upper_end(share: float, attained: float) -> UpperBound:
         if isinstance(question, UpperBound):
             return question
-        return answer(replace(question, deadline=math.inf if budget is None else begun + share * budget, known=known))
+        return answer(replace(question, deadline=math.inf if budget is None else begun + share * budget, attained=attained))
 
     # which of the two can use all the time that is left comes last
     lower_first = isinstance(question, Question) and is_divisible(question)

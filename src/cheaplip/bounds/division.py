@@ -56,7 +56,7 @@ def division(question: Question, rivals: Sequence[Method]) -> UpperBound | None:
         input_norm=question.norms.input,
         output_norm=question.norms.output,
         deadline=now + (SMOOTH_SHARE if is_smooth(layers) else 0.5) * time_left,
-        known=question.known,
+        reached=question.attained,
         quick=lambda: of(rivals, replace(question, pairwise=False, deadline=time.monotonic() + RIVAL_SHARE * time_left)),
         slow=branches,
     )

@@ -33,7 +33,8 @@ class Question:
     norms: Norms = Norms()
     pairwise: bool = False  # whether to search multipliers for every difference of two outputs, too
     deadline: float = math.inf  # `time.monotonic()` at which searches stop with what they have
-    known: float = 0.0  # what the bound is at least: searches may stop near it
+    attained: float = 0.0  # what the bound is at least: searches may stop near it
+    multipliers: Sequence[Tensor] = ()  # logarithms of multipliers that the search starts from
 
     @property
     def networks(self) -> list[tuple[Network, str]]:

@@ -53,8 +53,8 @@ def certified_radius(
         labels: true classes, `(n,)`; a sample that is classified otherwise gets 0.
         local: whether to bound each sample's ball by itself, on the 2-norm: some 15 ms a sample for hidden layers of 64, in
             dense networks and small ones of convolutions and sums; seconds a sample in others of up to 1536 values at a time;
-            up to half a minute a sample in wider ones of convolutions, matrices, activations, pooling and sums (see
-            `bounds.wide`).
+            up to half a minute a sample in wider ones of linear layers (average pooling is one), activations, max-pooling in
+            windows and sums (see `bounds.wide`).
 
     Returns:
         `(n,)`, float64.
@@ -123,7 +123,7 @@ def _of_wide(model: nn.Module, network: Network, widest: int, x: Tensor, constan
     steps = steps_of(network)
     if not isinstance(steps, Steps):
         kind = type(steps.layer.module if isinstance(steps, Applied) else steps).__name__
-        alone = "convolutions, matrices, activations, pooling and sums alone"
+        alone = "linear layers, activations, MaxPool and sums alone (no AdaptiveMaxPool, concatenation, product, normalisation)"
         expected = f"{alone}, or at most {MOST} values at a time, for local radii"
         raise UnsupportedModuleError(expected, f"{kind} in a {type(model).__name__} with {widest}", do)
     if math.prod(network.shape) * widest > ENTRIES:

@@ -50,12 +50,12 @@ class Subdivision:
     largest: float  # norm of the Jacobian at the steepest centre, rounded down
     steepest: Tensor | None  # that centre, (inputs,), float64; None if there is none, off all kinks, where f rises
 
-    known: float = 0.0  # what Lip(f) was at least, before
+    reached: float = 0.0  # what Lip(f) was at least, before
 
     @property
     def close(self) -> bool:
         """Whether the upper and the lower end have met, but for the tolerance."""
-        return self.upper <= (1 + TOLERANCE) * max(self.largest, self.known)
+        return self.upper <= (1 + TOLERANCE) * max(self.largest, self.reached)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def subdivide(
     input_norm: float = 2,
     output_norm: float = 2,
     deadline: float = math.inf,
-    known: float = 0.0,
+    reached: float = 0.0,
     quick: Callable[[], float] = lambda: math.inf,
     slow: Callable[[], float] = lambda: math.inf,
 ) -> Subdivision | None:
@@ -127,7 +127,7 @@ def subdivide(
         input_norm: 2 or inf.
         output_norm: 2 or inf.
         deadline: `time.monotonic()` at which to stop with what there is.
-        known: what Lip(f) is at least; cells whose bound is hardly above it are not split.
+        reached: what Lip(f) is at least; cells whose bound is hardly above it are not split.
         quick: computes what another method proves, in a small part of the time.
         slow: the same with much of it. It is called where the bound would end above that of `quick`; then the search goes on.
 
@@ -169,16 +169,16 @@ def subdivide(
         attained = intervals.attained(centres) * _meets(centres, 0 * centres, domain)
         if float(attained.amax()) > largest:
             largest, steepest = float(attained.amax()), centres[attained.argmax()]
-        steep = open_cells.bound > (1 + TOLERANCE) * max(largest, known)
+        steep = open_cells.bound > (1 + TOLERANCE) * max(largest, reached)
         closed = max([closed, *open_cells.bound[~steep].tolist()])
         open_cells = open_cells[steep]
         expected = progress.expected(max([closed, *open_cells.bound.tolist()]))
         if not asked and expected is not None:
             asked, others = True, quick()
             others = min(others, slow()) if expected > others else others
-        if others <= (1 + TOLERANCE) * max(largest, known):
+        if others <= (1 + TOLERANCE) * max(largest, reached):
             break
-    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest, known)
+    return Subdivision(max([closed, *open_cells.bound.tolist()]), largest, steepest, reached)
 
 
 class _Progress:
@@ -208,7 +208,7 @@ class _Progress:
 
 
 def is_smooth(layers: Sequence[Layer]) -> bool:
-    """Whether all activations have slopes without jumps, of a known curvature."""
+    """Whether all activations have slopes without jumps, of a reached curvature."""
     return all(curvature(layer.module) is not None for layer in layers if acts_entrywise(layer.module))
 
 

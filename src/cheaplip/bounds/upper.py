@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..domains import Domain, describe
 from ..errors import InputError, UnsupportedModuleError
@@ -45,6 +45,7 @@ def upper_bound(
     output_norm: float = 2,
     pairwise: bool = False,
     deadline: float = math.inf,
+    multipliers: Sequence[Tensor] = (),
 ) -> UpperBound:
     """The smallest of the values of `METHODS`.
 
@@ -58,16 +59,27 @@ def upper_bound(
         output_norm: 2 or inf.
         pairwise: search multipliers for every difference of two outputs too.
         deadline: `time.monotonic()` at which searches stop with what they have.
+        multipliers: logarithms of multipliers, a vector for each activation of the network's chain. The search starts there,
+            and the bound is never above what they prove.
 
     Raises:
         UnsupportedModuleError: a layer or an operation without a rule.
-        InputError: another norm, a domain that does not fit, parameters that are not finite.
+        InputError: another norm, a domain or multipliers that do not fit, parameters that are not finite.
     """
-    question = ask(model, shape, domain=domain, norms=Norms(input_norm, output_norm), pairwise=pairwise)
+    norms = Norms(input_norm, output_norm)
+    question = ask(model, shape, domain=domain, norms=norms, pairwise=pairwise, multipliers=multipliers)
     return answer(replace(question, deadline=deadline))
 
 
-def ask(model: nn.Module, shape: Shape, *, domain: Domain | None, norms: Norms, pairwise: bool) -> Question:
+def ask(
+    model: nn.Module,
+    shape: Shape,
+    *,
+    domain: Domain | None,
+    norms: Norms,
+    pairwise: bool,
+    multipliers: Sequence[Tensor],
+) -> Question:
     """The question of `upper_bound`, which raises its errors, at once."""
     for norm in (norms.input, norms.output):
         if norm not in (2, math.inf):
@@ -80,7 +92,8 @@ def ask(model: nn.Module, shape: Shape, *, domain: Domain | None, norms: Norms, 
             f"products of values at {', '.join(sorted({product.where for product in products}))}",
             "Give domain=, a box or a Ball: there the values are bounded, and so is the constant.",
         )
-    return Question(everywhere, None if domain is None else trace(model, shape, domain), domain, norms, pairwise)
+    local = None if domain is None else trace(model, shape, domain)
+    return Question(everywhere, local, domain, norms, pairwise, multipliers=multipliers)
 
 
 @torch.no_grad()
@@ -109,7 +122,8 @@ def multipliers(question: Question) -> UpperBound | None:
                 found.append(UpperBound(math.inf, TOO_LARGE, scope))
             elif not chains or is_narrower(chain, chains[0]):
                 chains.append(chain)
-                found.append(_of_certificate(certified(chain, **_limits(question)), MULTIPLIERS, scope, question))
+                certificate = certified(chain, known=question.multipliers, **_limits(question))
+                found.append(_of_certificate(certificate, MULTIPLIERS, scope, question))
         else:
             found.append(_of_chains(network, scope, question))
     proved = [bound for bound in found if bound is not None]

@@ -1,7 +1,8 @@
-"""The weights of a network in a file: `model.safetensors`."""
+"""The weights of a network in a file, `model.safetensors`, and the multipliers of its certificate in another."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import safetensors.torch
@@ -29,6 +30,24 @@ def load_weights(path: Path, model: nn.Module) -> None:
         model.load_state_dict({**weights, **tied})
     except (OSError, ValueError, SafetensorError, RuntimeError) as error:
         raise InputError(f"the run's weights in {path}", one_line(error), "Train the run again.") from None
+
+
+def save_multipliers(path: Path, logs: Sequence[Tensor]) -> str:
+    """Write the logarithms of a certificate's multipliers; returns the sha256 of the file."""
+    named = {str(i): log.contiguous() for i, log in enumerate(logs)}
+    return write_atomic(path, lambda stream: stream.write(safetensors.torch.save(named)))
+
+
+def load_multipliers(path: Path) -> list[Tensor]:
+    """The logarithms in the file, none where there is no file; `InputError` if it cannot be read."""
+    try:
+        named = safetensors.torch.load(read_bytes(path))
+        return [named[str(i)] for i in range(len(named))]
+    except FileNotFoundError:
+        return []
+    except (OSError, LookupError, SafetensorError) as error:
+        do = "Remove it: the search for an upper bound then starts afresh."
+        raise InputError(f"the multipliers of the run's certificate in {path}", one_line(error), do) from None
 
 
 def require_savable(model: nn.Module) -> None:

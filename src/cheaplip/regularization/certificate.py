@@ -4,7 +4,7 @@ The bound of `bounds.multipliers` is differentiable in the weights and in the mu
 and holds for any feasible multipliers. So the multipliers follow the weights by a few steps of an optimiser of their own
 instead of a new search. Where a network has branches, or multipliers would cost too much, the product of norms takes their
 place, by power iterations that follow the weights likewise. What is reported after training is the verified bound of
-`upper_bound`, never this one.
+`upper_bound`, whose search goes on from these multipliers.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ..bounds.multipliers.certificate import Chain, proved_bound
 from ..bounds.multipliers.chain import make_chain, work
 from ..bounds.multipliers.gradient import bound_with_gradient
 from ..bounds.multipliers.search import search_multipliers
+from ..bounds.multipliers.start import moved_inwards
 from ..bounds.upper import product_of_norms
 from ..bounds.variances import following_variances
 from ..bounds.warm import WarmProduct, unseen
@@ -153,7 +154,10 @@ class CertificateRegularizer(Penalty):
                 self._optimizer = self._start(search_multipliers(self._chain(), iterations=SEARCH))
         bound = self._bound(chain)
         if not bound <= JUMP * self._latest:
-            self._scale_down(chain)
+            with torch.no_grad():
+                moved, _ = moved_inwards(self._logs, lambda logs: float(bound_with_gradient(chain, logs)[0]))
+            for log, new in zip(self._logs, moved, strict=True):
+                log.data = new
             bound = self._bound(chain)
         self._latest = float(bound.detach())
         return bound
@@ -192,10 +196,14 @@ class CertificateRegularizer(Penalty):
         """The proved upper bound now, and the penalties that were left out."""
         return {"upper_bound": self.upper_bound(), "skipped_steps": self.skipped}
 
+    def multipliers(self) -> list[Tensor]:
+        """Logarithms of the multipliers now, for `lipschitz_bracket`; none before the first call, and of products of norms."""
+        return [log.detach().clone() for log in self._logs]
+
     def state_dict(self) -> dict[str, Any]:
         """The multipliers, their optimiser, and the usual norm of the gradients."""
         return {
-            "logs": [log.detach().clone() for log in self._logs],
+            "logs": self.multipliers(),
             "optimizer": None if self._optimizer is None else self._optimizer.state_dict(),
             "latest": self._latest,
             "calls": self._calls,
@@ -235,20 +243,6 @@ class CertificateRegularizer(Penalty):
             for log, new in zip(self._logs, used, strict=True):
                 log.data = new
         return bound
-
-    @torch.no_grad()
-    def _scale_down(self, chain: Chain) -> None:
-        """Scale layer i's multipliers by exp(-i shift): shrinking one layer's enlarges the ellipsoid that enters the next."""
-        best, least = 0.0, math.inf
-        for shift in (0.0, *(0.01 * 2**k for k in range(17))):
-            scaled = [log - i * shift for i, log in enumerate(self._logs, start=1)]
-            bound = float(bound_with_gradient(chain, scaled)[0])
-            if bound >= least < math.inf:
-                break
-            if bound < least:
-                best, least = shift, bound
-        for i, log in enumerate(self._logs, start=1):
-            log -= i * best
 
     def _start(self, logs: Sequence[Tensor]) -> torch.optim.Optimizer:
         self._logs = [log.detach().clone().requires_grad_() for log in logs]

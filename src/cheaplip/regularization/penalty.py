@@ -49,6 +49,10 @@ class Penalty(Protocol):
         """What the penalty knows: `lower_bound` and `upper_bound` of Lip(f), `skipped_steps`."""
         return {}
 
+    def multipliers(self) -> list[Tensor]:
+        """Logarithms of a certificate's multipliers, from which `lipschitz_bracket` goes on; of a penalty without one none."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         """What changes during training."""
         return {}
@@ -112,6 +116,10 @@ class PenaltySum(Penalty):
         parts = [penalty.metrics() for _, penalty in self.terms]
         merged = {name: value for part in parts for name, value in part.items()}
         return merged | {"skipped_steps": sum(part.get("skipped_steps") or 0 for part in parts)}
+
+    def multipliers(self) -> list[Tensor]:
+        """Of the first penalty that has some."""
+        return next((found for _, penalty in self.terms if (found := penalty.multipliers())), [])
 
     def state_dict(self) -> dict[str, Any]:
         """The states of all penalties, in order."""

@@ -16,7 +16,6 @@ from torch.nn.functional import mse_loss
 from .. import processes
 from ..bounds.bracket import LipschitzBracket, lipschitz_bracket
 from ..bounds.radius import certified_accuracy, certified_radius
-from ..bounds.rounding import PRODUCTS
 from ..data.arrays import Dataset
 from ..errors import UnsupportedModuleError
 from ..inference import device_of, forward
@@ -26,8 +25,6 @@ from ..progress import activity_shown, count_shown
 from ..robustness.accuracy import RobustnessReport, evaluate_robustness
 from .config import EvaluationConfig
 
-TRAINED = "the certificate of the training, verified"
-
 
 def evaluate(
     model: nn.Module,
@@ -36,7 +33,7 @@ def evaluate(
     *,
     seed: int = 0,
     pairs: PairSet | None = None,
-    proved: float | None = None,
+    multipliers: Sequence[Tensor] = (),
 ) -> tuple[dict[str, Any], Tensor | None]:
     """Accuracies (or the test loss, for regression), the Lipschitz bracket and certified accuracies.
 
@@ -46,7 +43,7 @@ def evaluate(
         config: radii, iterations and sample counts.
         seed: of noise and random starts.
         pairs: the training's X_Lip, from which the lower bound is searched too.
-        proved: an upper bound of Lip(f) that the training has proved; the bracket is never worse.
+        multipliers: of the training's certificate, from which the upper bound is searched; it is never above what they prove.
 
     Of several processes each attacks its share of the samples, and the first one alone searches the bracket.
 
@@ -67,7 +64,7 @@ def evaluate(
         del measured["settings"]
     if processes.rank() > 0:
         return measured, None
-    bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs, proved=proved)
+    bounds, radius = bound_and_certify(model, data, config, config.certified, pairs=pairs, multipliers=multipliers)
     samples = measured["samples"] | bounds["samples"]
     return {**measured, **bounds, "samples": samples}, radius
 
@@ -100,7 +97,7 @@ def bound_and_certify(
     *,
     budget: float | None = 60.0,
     pairs: PairSet | None = None,
-    proved: float | None = None,
+    multipliers: Sequence[Tensor] = (),
     local: bool = False,
     telling: str | None = None,
 ) -> tuple[dict[str, Any], Tensor | None]:
@@ -113,7 +110,7 @@ def bound_and_certify(
         eps: radii at which to count.
         budget: seconds after which the searches stop with what they have; local radii take what is left of them.
         pairs: the training's X_Lip, from which the lower end is searched too.
-        proved: as in `evaluate`.
+        multipliers: as in `evaluate`.
         local: certify samples by balls of their own, too: as many of the first ones as there is time for.
         telling: a title for progress on standard error; None: nothing is shown.
 
@@ -130,7 +127,7 @@ def bound_and_certify(
     limit = "" if budget is None else f", at most {budget:g} s or so"
     with activity_shown(f"{telling}: bracket{limit}") if telling else contextlib.nullcontext():
         lipschitz, bracket = _lipschitz(
-            model, starts, data.domain, pairs=pairs, proved=proved, budget=budget, pairwise=pairwise
+            model, starts, data.domain, pairs=pairs, multipliers=multipliers, budget=budget, pairwise=pairwise
         )
     measured: dict[str, Any] = {"lipschitz": lipschitz, "samples": {"lipschitz": len(starts)}}
     if bracket is not None and eps:
@@ -176,16 +173,12 @@ def _lipschitz(
     domain: tuple[float, float],
     *,
     pairs: PairSet | None,
-    proved: float | None,
     **options: Any,
 ) -> tuple[dict[str, Any], LipschitzBracket | None]:
     if pairs is not None:
         steepest = difference_quotient(model, pairs.u, pairs.v).topk(min(256, len(pairs))).indices
         pairs = PairSet(pairs.u[steepest].detach(), pairs.v[steepest].detach())
     bracket = lipschitz_bracket(model, x, domain=domain, pairs=pairs, **options)
-    trained = math.inf if proved is None else proved * (1 + PRODUCTS)
-    if bracket.lower <= trained < bracket.upper:
-        bracket = replace(bracket, upper=trained, methods={**bracket.methods, "upper": TRAINED}, reason=None)
     if bracket.reason is not None:
         method = {"lower": bracket.methods["lower"], "upper": None}
         return {"lower": bracket.lower, "upper": None, "method": method, "reason": bracket.reason}, None

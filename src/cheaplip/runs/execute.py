@@ -14,11 +14,12 @@ from ..data.arrays import Dataset, load
 from ..errors import InputError
 from ..files import sha256_of
 from ..models.spec import build_network, describe_network, require_trusted
-from ..models.weights import load_weights
+from ..models.weights import load_multipliers, load_weights
 from ..progress import activity_shown
 from ..run_folder import (
     CONFIG,
     METRICS,
+    MULTIPLIERS,
     PAIRS,
     RADII,
     RESULT,
@@ -96,10 +97,9 @@ def _train_and_evaluate(
     telling = (
         activity_shown(f"{config.training.method}, seed {config.training.seed}: evaluation") if main and progress else None
     )
-    proved = next(row.get("upper_bound") for row in trained.history if row["epoch"] == trained.result["kept_epoch"])
+    known: dict[str, Any] = {"pairs": trained.pairs, "multipliers": trained.multipliers}
     with telling or nullcontext():
-        seed, pairs = config.training.seed, trained.pairs
-        measured, radii = evaluate(model, data, config.evaluation, seed=seed, pairs=pairs, proved=proved)
+        measured, radii = evaluate(model, data, config.evaluation, seed=config.training.seed, **known)
     if not main:
         return trained.result
     about = {"data": data.name, "data_checksum": data.checksum, "class_names": data.class_names}
@@ -129,7 +129,8 @@ def evaluate_run(
     with claimed(folder):
         result, data, model = finished(folder, config, data_dir)
         with activity_shown(f"{folder}: evaluation") if progress else nullcontext():
-            measured, radii = evaluate(model, data, protocol, seed=config.training.seed)
+            multipliers = load_multipliers(folder / MULTIPLIERS)
+            measured, radii = evaluate(model, data, protocol, seed=config.training.seed, multipliers=multipliers)
         return _write_result(folder, data, _merge(result, measured), radii)
 
 
@@ -158,8 +159,9 @@ def bound_run(
     require_trusted(config.model, folder, trust_model)
     with claimed(folder):
         result, data, model = finished(folder, config, data_dir)
-        title = str(folder) if progress else None
-        measured, radii = bound_and_certify(model, data, config.evaluation, eps, budget=budget, local=True, telling=title)
+        title, known = str(folder) if progress else None, load_multipliers(folder / MULTIPLIERS)
+        options: dict[str, Any] = {"budget": budget, "multipliers": known, "local": True, "telling": title}
+        measured, radii = bound_and_certify(model, data, config.evaluation, eps, **options)
         result = _write_result(folder, data, _merge(result, measured), radii)
     if result["lipschitz"]["upper"] is None:
         do = f"The lower bound {result['lipschitz']['lower']:.6g} is written to {folder / RESULT}."

@@ -91,7 +91,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         self.history_ = trained.history
         self.result_ = trained.result
         self.weight_ = trained.result["weight"]
-        self._starts = torch.tensor(x[:STARTS])
+        self._starts, self._multipliers = torch.tensor(x[:STARTS]), trained.multipliers
         self._bracket: LipschitzBracket | None = None
 
     def _weights(self, sample_weight: ArrayLike | None, x: NDArray[np.float32]) -> NDArray[np.float64] | None:
@@ -118,7 +118,7 @@ class Estimator(BaseEstimator):  # type: ignore[misc]
         """The bracket lower <= Lip(f) <= upper of `model_` on all inputs; computed when first asked for, in up to a minute."""
         check_is_fitted(self)
         if self._bracket is None:
-            self._bracket = lipschitz_bracket(self.model_, self._starts)
+            self._bracket = lipschitz_bracket(self.model_, self._starts, multipliers=self._multipliers)
         return self._bracket
 
     def _inputs(self, X: ArrayLike) -> Tensor:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import DamageWarning, InputError, one_line
 from ..files import draft, sha256_of
@@ -35,7 +35,7 @@ class State:
     term: PenaltyTerm
     steps: int  # in an epoch
     history: list[dict[str, Any]] = field(default_factory=list)  # one record an epoch
-    best: dict[str, Any] | None = None  # {score, epoch, model} of the weights to keep, for best-pgd
+    best: dict[str, Any] | None = None  # {score, epoch, model, multipliers} to keep, for best-pgd
 
     @property
     def epoch(self) -> int:
@@ -48,12 +48,19 @@ class State:
         record: dict[str, Any] = self.history[-1 if self.best is None else self.best["epoch"] - 1]
         return record
 
+    @property
+    def multipliers(self) -> list[Tensor]:
+        """Those of the certificate, of the weights to keep; none without a certificate."""
+        found: list[Tensor] = self.term.penalty.multipliers() if self.best is None else self.best["multipliers"]
+        return found
+
     def finish_epoch(self, row: dict[str, Any]) -> None:
         """Keep the epoch's record, and the weights if it is the best so far under eq. (14)."""
         self.history.append(row)
         score = row["validation_pgd_accuracy"]
         if score is not None and (self.best is None or score > self.best["score"]):
-            self.best = {"score": score, "epoch": self.epoch, "model": copy.deepcopy(self.model.state_dict())}
+            kept = {"model": copy.deepcopy(self.model.state_dict()), "multipliers": self.term.penalty.multipliers()}
+            self.best = {"score": score, "epoch": self.epoch, **kept}
 
     def state_dict(self) -> dict[str, Any]:
         """One record of plain data and tensors."""

@@ -18,11 +18,11 @@ from torch.optim import Optimizer
 from .. import processes
 from ..arguments import checked
 from ..errors import DivergenceError, InputError, require_in
-from ..models.weights import require_savable, save_weights
+from ..models.weights import require_savable, save_multipliers, save_weights
 from ..pairs.sets import PairSet
 from ..progress import epochs_shown
 from ..regularization.term import Loss, PenaltyTerm, RunningValue
-from ..run_folder import METRICS, WEIGHTS, claimed, write_metrics
+from ..run_folder import METRICS, MULTIPLIERS, WEIGHTS, claimed, write_metrics
 from . import checkpoint, paper, target
 from .batches import epoch_seed
 from .checkpoint import State
@@ -78,8 +78,8 @@ def fit(
             from parameters to one. It has its learning rate.
         schedule: cosine or constant, as an option; or a function from the optimizer and the number of its steps in the run to
             an `LRScheduler`, which goes on at every step.
-        out: folder for metrics.jsonl, checkpoint/ (those of the last two epochs) and model.safetensors; nobody else may
-            write there until the end.
+        out: folder for metrics.jsonl, checkpoint/ (those of the last two epochs), model.safetensors and, of a certificate,
+            multipliers.safetensors; nobody else may write there until the end.
         resume: continue from the checkpoint in `out`, bit for bit on a CPU. Of what is yours it knows the names: give the same.
         progress: show a progress bar.
         after_epoch: called with the epoch's record (see `TrainResult.history`) and the model after each epoch, on the main
@@ -156,6 +156,8 @@ def fit(
         model.eval()
         if out is not None and main:
             save_weights(out / WEIGHTS, model)
+            if state.multipliers:
+                save_multipliers(out / MULTIPLIERS, state.multipliers)
             write_metrics(out / METRICS, state.history)
         lower = None if regularizer is None else regularizer.refine()
         note = target.useless_target(term, config.target) or target.shortfall(term, state.history, config.epochs)
@@ -165,7 +167,7 @@ def fit(
         result = {**result_of(state, task, config, accelerator, lower), "target_note": note}
         result |= {"target_met": False} if beyond else {}
         result |= {"own": own.names} if own.names else {}
-        return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs)
+        return TrainResult(model, state.history, result, None if regularizer is None else regularizer.pairs, state.multipliers)
 
 
 def _train_epoch(network: nn.Module, task: Task, state: State, config: TrainConfig, accelerator: Accelerator) -> dict[str, Any]:

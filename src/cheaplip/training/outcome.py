@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from ..pairs.sets import PairSet
 from ..provenance import provenance
@@ -25,6 +25,7 @@ class TrainResult:
     history: list[dict[str, Any]]  # one record an epoch, as in metrics.jsonl
     result: dict[str, Any]  # what result.json has of the training
     pairs: PairSet | None  # X_Lip as the ascent left it, for the method clip
+    multipliers: list[Tensor]  # of the certificate, for `lipschitz_bracket`; none without
 
 
 def not_finite(row: dict[str, Any], model: nn.Module) -> str | None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ...errors import InputError
 from ..rounding import ROOTS
 from .certificate import Chain, proved_bound
 from .search import search_multipliers
@@ -29,32 +31,46 @@ class Certificate:
     """`(outputs, outputs)`: upper bounds of Lip(f_i - f_j)."""
 
 
-def certified(chain: Chain, *, pairwise: bool = False, deadline: float = math.inf) -> Certificate | None:
+def certified(
+    chain: Chain, *, known: Sequence[Tensor] = (), pairwise: bool = False, deadline: float = math.inf
+) -> Certificate | None:
     """What a search finds and Cholesky proves; None if nothing is proved.
 
     Args:
         chain: weights and slopes.
+        known: logarithms of multipliers, such as those of a training: the search starts there, and what they prove counts.
         pairwise: search multipliers for every difference of two outputs, too.
         deadline: `time.monotonic()` at which the searches stop with what they have.
+
+    Raises:
+        InputError: known multipliers of another chain.
     """
-    logs = search_multipliers(chain, deadline=deadline)
-    proved = proved_bound(chain, logs)
-    if proved is None:
+    known = _fitting(chain, known) if known else []
+    logs = search_multipliers(chain, known=known, deadline=deadline)
+    proved = [bound for some in ([logs, known] if known else [logs]) if (bound := proved_bound(chain, some)) is not None]
+    if not proved:
         return None
-    value, gram = proved
+    value, gram = min(proved, key=lambda bound: bound[0])
     if gram.dim() != 2:
         return Certificate(value, None, None)
-    found = pair_bounds(gram)
-    pairs = itertools.combinations(range(len(gram)), 2) if pairwise else ()
-    for i, j in pairs:
+    pairs = pair_bounds(gram)
+    for i, j in itertools.combinations(range(len(gram)), 2) if pairwise else ():
         if time.monotonic() > deadline:
             break
         contrast = torch.zeros(1, len(gram)).to(gram)
         contrast[0, i], contrast[0, j] = 1.0, -1.0
         own = search_multipliers(chain, start=logs, contrast=contrast, iterations=PAIR_ITERATIONS, deadline=deadline)
         if (one := proved_bound(chain, own)) is not None:
-            found[i, j] = found[j, i] = min(float(found[i, j]), float(pair_bounds(one[1])[i, j]))
-    return Certificate(value, gram, found)
+            pairs[i, j] = pairs[j, i] = min(float(pairs[i, j]), float(pair_bounds(one[1])[i, j]))
+    return Certificate(value, gram, pairs)
+
+
+def _fitting(chain: Chain, known: Sequence[Tensor]) -> list[Tensor]:
+    if [tuple(log.shape) for log in known] != [(k,) for k in chain.groups]:
+        expected = f"logarithms of multipliers, vectors of {', '.join(map(str, chain.groups)) or 'none'}"
+        got = ", ".join(str(tuple(log.shape)) for log in known)
+        raise InputError(expected, got, "Give those of a certificate of this network, or none.")
+    return [log.to(chain.weights[0].real) for log in known]
 
 
 def pair_bounds(gram: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 from ..rounding import TINY
 from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram, spread
 from .lbfgs import Objective, minimise
-from .start import best_start, bound_of
+from .start import SHIFTS, best_start, bound_of, moved_inwards
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ def search_multipliers(
     chain: Chain,
     *,
     start: Sequence[Tensor] | None = None,
+    known: Sequence[Tensor] = (),
     contrast: Tensor | None = None,
     iterations: int = 300,
     deadline: float = math.inf,
@@ -51,6 +52,7 @@ def search_multipliers(
     Args:
         chain: weights and slopes in float64.
         start: first logarithms, already good; by default the best in closed form.
+        known: logarithms to begin with in the place of those, if they are feasible. They may be far from good.
         contrast: `(k, outputs)` matrix put before the outputs, such as e_i - e_j for a difference of two logits.
         iterations: of L-BFGS, in each stage.
         deadline: `time.monotonic()` at which to stop with what there is.
@@ -58,8 +60,8 @@ def search_multipliers(
     if not chain.slopes:
         return []
     chain = _compressed(chain, contrast)
-    logs, least = best_start(chain, deadline) if start is None else (list(start), math.inf)
-    sizes, grams, x = [len(log) for log in logs], _grams_per_group(chain), torch.cat(logs)
+    logs, least = best_start(chain, deadline) if start is None else (list(start), bound_of(output_gram(chain, start)))
+    sizes, grams, x = [len(log) for log in logs], _grams_per_group(chain), torch.cat(_begun(chain, known) or logs)
     for stage in STAGES if start is None else (REFINEMENT,):
         if time.monotonic() > deadline:
             break
@@ -69,6 +71,12 @@ def search_multipliers(
         if bound < least:
             logs, least = list(x.split(sizes)), bound
     return logs
+
+
+def _begun(chain: Chain, known: Sequence[Tensor]) -> list[Tensor]:
+    """The known multipliers within what is feasible, a little from the boundary, where the barrier is high; none if nowhere."""
+    moved, bound = moved_inwards(known, lambda logs: bound_of(output_gram(chain, logs))) if known else ([], math.inf)
+    return [log - i * SHIFTS[1] for i, log in enumerate(moved, start=1)] if bound < math.inf else []
 
 
 class Searching(Arithmetic):

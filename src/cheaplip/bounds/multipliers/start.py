@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,6 +22,8 @@ from .certificate import ActivationState, Arithmetic, Chain, Slopes, output_gram
 
 STARTS = ((0.5, 0.5), (0.5, 0.0), (1.0, 0.0), (0.74, 0.0), (0.74, 0.5), (0.35, 0.5))
 """Powers of the share and of the diagonal, the best by experience first; for ReLU the shares are 0.7, 0.5, 0.6 and 0.78."""
+SHIFTS = (0.0, *(0.01 * 2**k for k in range(17)))
+"""By which given multipliers are moved away from the boundary, in turn."""
 
 
 class _Choosing(Arithmetic):
@@ -85,6 +88,22 @@ def best_start(chain: Chain, deadline: float = math.inf) -> tuple[list[Tensor], 
             break
         found.append(gram_multipliers(chain, *powers))
     return min(found, key=lambda start: start[1])
+
+
+def moved_inwards(logs: Sequence[Tensor], bound: Callable[[list[Tensor]], float]) -> tuple[list[Tensor], float]:
+    """Given multipliers, scaled down to where their bound is smallest, and that bound; inf where no scale is feasible.
+
+    Layer i's are multiplied by exp(-i shift): shrinking one layer's enlarges the ellipsoid that enters the next.
+    """
+    best, least = list(logs), math.inf
+    for shift in SHIFTS:
+        moved = [log - i * shift for i, log in enumerate(logs, start=1)]
+        value = bound(moved)
+        if value >= least < math.inf:
+            break
+        if value < least:
+            best, least = moved, value
+    return best, least
 
 
 def bound_of(gram: Tensor | None) -> float:
