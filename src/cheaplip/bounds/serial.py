@@ -21,8 +21,9 @@ from .layers.convolutions import Convolution
 from .layers.entrywise import Partly, flattened
 from .layers.layer import Layer
 from .layers.region import Region, everywhere
-from .multipliers.chain import linear_weight
+from .multipliers.chain import length, linear_weight, weight_error
 from .network import Applied, Concatenation, Network, Sum, Value
+from .rounding import gamma
 
 MOST = 512
 """Entries side by side."""
@@ -89,6 +90,11 @@ class Merged(nn.Linear):
         super().__init__(columns, rows, dtype=torch.float64)
         self.affine = affine
         self.weight, self.bias = (nn.Parameter(part, requires_grad=False) for part in (affine.weight, affine.bias))
+
+
+@weight_error.register
+def _(module: Merged, weight: Tensor) -> Tensor:
+    return gamma(module.affine.terms) * bool(module.affine.terms) * length(module.affine.sizes)
 
 
 def steps_of(layers: Sequence[Layer]) -> list[Affine | nn.Module] | None:

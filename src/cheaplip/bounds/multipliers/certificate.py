@@ -23,13 +23,14 @@ the rounding errors for a proof, one with a barrier in `search`, one that keeps 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from ..rounding import EIGENVALUES, INWARDS, NEXT, TINY, UNIT, gamma
+from ..rounding import EIGENVALUES, INWARDS, NEXT, PRODUCTS, TINY, UNIT, gamma
 
 Slopes = tuple[Tensor, Tensor]
 """The interval [a, b] of an activation's slopes: two tensors, each `()`, `(rows,)` or `(samples, rows)`."""
@@ -42,6 +43,8 @@ class Chain:
     weights: list[Tensor]
     slopes: list[Slopes]
     groups: list[int]
+    errors: list[Tensor] = field(default_factory=list)
+    """`()`: upper bounds of |W' - W| in the 2-norm, for the true weights W': those that were merged have rounding errors."""
 
 
 @dataclass(frozen=True)
@@ -168,8 +171,40 @@ def proved_bound(
     for shift in inwards:
         gram = output_gram(chain, [log - (i + 1) * shift for i, log in enumerate(log_multipliers)], RIGOROUS)
         if gram is not None and (value := proved_root(gram)) is not None:
-            return value, gram
+            return _of_true_weights(chain, value, gram)
     return None
+
+
+def _of_true_weights(chain: Chain, value: float, gram: Tensor) -> tuple[float, Tensor]:
+    """The bound and the matrix for the weights that the chain's were computed for.
+
+    Whatever the slopes of a pair of inputs are, its differences are those of a product of matrices. The chain's are bounded by
+    `value`, and each weight is e_i away: the products differ by at most the sum of e_i times the norms of all others.
+    """
+    away = _products_differ(chain)
+    if away == 0:
+        return value, gram
+    # |J' u|^2 <= (|J u| + e)^2 <= (1 + e / v) |J u|^2 + (e v + e^2), for each u
+    shift = away * (value + away) + gamma(4) * len(gram) * float(gram.diagonal(dim1=-2, dim2=-1).real.amax())
+    identity = torch.eye(gram.shape[-1]).to(gram)
+    return (value + away) * NEXT, gram * (1 + away / value) + shift * identity
+
+
+def _products_differ(chain: Chain) -> float:
+    errors = [float(error) for error in chain.errors]
+    if not any(errors):
+        return 0.0
+    steep = [max(float(low.abs().max()), float(high.abs().max())) for low, high in chain.slopes]
+    norms = [_norm(weight) + error for weight, error in zip(chain.weights, errors, strict=True)]
+    others = [math.prod([*norms[:i], *norms[i + 1 :]]) for i in range(len(norms))]
+    differ = math.prod(steep) * sum(error * other for error, other in zip(errors, others, strict=True))
+    return differ * (1 + PRODUCTS)
+
+
+def _norm(weight: Tensor) -> float:
+    """At least the 2-norm: the root of the largest sums of rows and of columns."""
+    entries = weight.abs()
+    return float((entries.sum(-1).amax() * entries.sum(-2).amax()).sqrt()) * (1 + PRODUCTS)
 
 
 def proved_root(gram: Tensor) -> float | None:

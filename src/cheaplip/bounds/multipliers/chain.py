@@ -9,6 +9,7 @@ or one alone for a layer that mixes channels: never worse than the product of th
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from ..layers.convolutions import Convolution, has_symbols, symbol_entries, symb
 from ..layers.layer import Layer, Shape
 from ..layers.linear_maps import Nonnegative, Scaling, Shift
 from ..layers.ordering import MaxPool
+from ..rounding import gamma
 from .certificate import Chain, Slopes, spread
 
 DENSE_ROWS = 1024
@@ -33,6 +35,8 @@ DENSE_COLUMNS = 2**15
 ENTRIES = 2**26
 """No matrix or stack of symbols has more entries than this (1 GiB of complex numbers)."""
 
+FEW = 8
+"""Operations of an entry that is no number of the layer, such as BatchNorm's scale."""
 COMPLEX = 24
 """Cost of a multiplication in a stack of symbols, in those of a matrix."""
 
@@ -60,6 +64,7 @@ def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
         UnsupportedModuleError: a layer without a rule.
     """
     weights: list[Tensor] = []
+    errors: list[Tensor] = []  # of the weights, for a proof; on their device, where no step of a training waits for them
     between: list[_Step] = []  # between[i] follows weights[i]
     devices = (tensor.device for layer in layers for tensor in (*layer.module.parameters(), *layer.module.buffers()))
     device = next(devices, torch.device("cpu"))  # pooling and reshaping have none
@@ -69,34 +74,41 @@ def make_chain(layers: Sequence[Layer], *, local: bool = True) -> Chain | None:
             continue
         if isinstance(module, Scaling) and module.factor.numel() == 1 and len(weights) > len(between):
             weights[-1] = module.factor.flatten().to(device) * weights[-1]
+            errors[-1] = _scaled_error(module.factor, weights[-1], errors[-1])
             continue
         weight = linear_weight(module, shape, out)
         if weight is not None:
             if weight.numel() > ENTRIES:
                 return None
-            weight = weight.to(device)
+            weight, error = weight.to(device), weight_error(module, weight)
             if len(weights) > len(between):  # the previous layer was linear too
                 if weight.dim() == weights[-1].dim() == 2 and weight.shape[1] == weights[-1].shape[0]:
+                    errors[-1] = _product_error(weight, error, weights[-1], errors[-1])
                     weights[-1] = weight @ weights[-1]
                     continue
                 if isinstance(module, BatchNorm) and weight.shape[1] == shape[0]:
                     weights[-1] = spread(weight.diagonal(), weights[-1].shape[-2])[:, None] * weights[-1]
+                    errors[-1] = _scaled_error(weight.diagonal(), weights[-1], errors[-1])
                     continue
                 between.append(_contraction(1.0, shape))
             weights.append(weight)
+            errors.append(error)
             continue
         if len(weights) == len(between):
             if weights:
                 between[-1] = _after(between[-1], _step(layer, local))
                 continue
             weights.append(torch.eye(shape[0] if math.prod(shape) > DENSE_ROWS else math.prod(shape)).double())
+            errors.append(torch.zeros(()))
         between.append(_step(layer, local))
     last = layers[-1].out if layers else ()
     if len(weights) == len(between):
         weights.append(torch.eye(last[0] if math.prod(last) > DENSE_ROWS else math.prod(last)).double())
+        errors.append(torch.zeros(()))
     weights = [(weight if torch.is_grad_enabled() else weight.detach()).to(device) for weight in weights]
     settled = [_settled(step, before, after) for step, before, after in zip(between, weights, weights[1:], strict=False)]
-    return Chain(weights, [(low.to(device), high.to(device)) for (low, high), _ in settled], [k for _, k in settled])
+    slopes = [(low.to(device), high.to(device)) for (low, high), _ in settled]
+    return Chain(weights, slopes, [k for _, k in settled], errors)
 
 
 def work(chain: Chain) -> int:
@@ -125,6 +137,49 @@ def linear_weight(module: nn.Module, shape: Shape, out: Shape) -> Tensor | None:
             return torch.empty(0).expand(ENTRIES + 1)
         return symbols(module, shape)
     return None
+
+
+@functools.singledispatch
+def weight_error(module: nn.Module, weight: Tensor) -> Tensor:
+    """How far the matrix of `linear_weight` can be from the layer's, in the 2-norm: entries of a few operations.
+
+    Symbols of convolutions count as exact, as they do in `layers.convolutions`.
+    """
+    return gamma(FEW) * (not weight.is_complex()) * length(weight)
+
+
+@weight_error.register
+def _(module: nn.Linear, weight: Tensor) -> Tensor:
+    return torch.zeros(())  # its entries are the layer's
+
+
+@weight_error.register(nn.Conv1d)
+@weight_error.register(nn.Conv2d)
+@weight_error.register(nn.Conv3d)
+def _(module: Convolution, weight: Tensor) -> Tensor:
+    if weight.is_complex() or module.padding_mode == "zeros":
+        return torch.zeros(())
+    # padding may bring the same pixel to all entries of a kernel
+    terms = module.weight[0, 0].numel()
+    largest: Tensor = module.weight.detach().double().abs().max()
+    return gamma(terms) * terms * largest * math.sqrt(weight.numel())
+
+
+def _product_error(second: Tensor, its: Tensor, first: Tensor, own: Tensor) -> Tensor:
+    """Of the product of two matrices with these errors."""
+    lengths = length(second), length(first)
+    return (lengths[0] + its) * own + its * lengths[1] + gamma(second.shape[-1]) * lengths[0] * lengths[1]
+
+
+def _scaled_error(factors: Tensor, scaled: Tensor, own: Tensor) -> Tensor:
+    """Of a matrix whose rows were multiplied by factors of a few operations."""
+    return gamma(FEW) * length(scaled) + factors.detach().double().abs().max() * (1 + gamma(FEW)) * own
+
+
+def length(weight: Tensor) -> Tensor:
+    """At least the Frobenius norm, `()`."""
+    norm: Tensor = torch.linalg.vector_norm(weight.detach())
+    return norm * (1 + gamma(weight.numel()))
 
 
 def _step(layer: Layer, local: bool) -> _Step:
