@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from cheaplip import LipschitzRegularizer, LocalRegularizer, NoiseRegularizer, PenaltySum, perturbed_pairs
+from cheaplip import LipschitzRegularizer, LocalRegularizer, NoiseRegularizer, PenaltySum, StiefelMuon, perturbed_pairs
 from cheaplip.inference import evaluating
 from cheaplip.models import cnn, mlp
 from cheaplip.norms import per_sample, sample_unit
@@ -214,6 +214,12 @@ def free(s: Setting) -> Step:
     return step
 
 
+def orthonormal(s: Setting) -> Step:
+    """A plain step by `StiefelMuon`."""
+    s.optimizer = StiefelMuon(s.model.parameters(), lr=1e-3)
+    return plain(s)
+
+
 def trades(s: Setting) -> Step:
     return lambda: s.descend(peers.trades_loss(s.model, s.x, s.y, WEIGHT))
 
@@ -244,6 +250,7 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "CLIP (paper preset)": clip(configure("paper")),
     "authors' arithmetic": authors,
     "Weight Reg.": weight,
+    "StiefelMuon": orthonormal,
     "PGD-7 adversarial": adversarial(),
     "PGD-1 adversarial": adversarial(steps=1),
     "PGD-2 adversarial, half batches": adversarial(steps=2, share=0.5),
@@ -252,7 +259,7 @@ METHODS: dict[str, Callable[[Setting], Step]] = {
     "Jacobian, 1 projection": jacobian,
 }
 LAZY = {"CLIP (default)", "CLIP, noise", "local"}
-COSTLY = METHODS.keys() - LAZY - {"plain", "Weight Reg."}
+COSTLY = METHODS.keys() - LAZY - {"plain", "Weight Reg.", "StiefelMuon"}
 SWEEP = {f"CLIP, m = {m}": clip(configure(active=m)) for m in (4, 8, 16, 32, 64, 128)}
 
 
@@ -366,9 +373,9 @@ def main(
     make, shape = NETWORKS["mlp 784-64-64-10"]
     base = {"plain": plain}
     tables["mlp, active pairs"] = measure(make, shape, base | SWEEP, batch, on, rounds, 4)
-    for size in (32, 512, 2048):
-        tables[f"mlp, batch {size}"] = measure(make, shape, base | {"CLIP (default)": clip(configure())}, size, on, rounds, 4)
     pair = base | {"CLIP (default)": clip(configure())}
+    for size in (32, 512, 2048):
+        tables[f"mlp, batch {size}"] = measure(make, shape, pair | {"StiefelMuon": orthonormal}, size, on, rounds, 4)
     certified = base | {"CLIP (default)": clip(configure()), "CLIP, certify": clip(configure(certify=0.1))}
     tables["mlp, certificate"] = measure(make, shape, certified, batch, on, rounds, 4)
     tables["resnet, certificate"] = measure(*NETWORKS["resnet, BatchNorm"], certified, batch, on, rounds, 1)

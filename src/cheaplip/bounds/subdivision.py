@@ -208,7 +208,7 @@ class _Progress:
 
 
 def is_smooth(layers: Sequence[Layer]) -> bool:
-    """Whether all activations have slopes without jumps, of a reached curvature."""
+    """Whether all activations have slopes without jumps, of a known curvature."""
     return all(curvature(layer.module) is not None for layer in layers if acts_entrywise(layer.module))
 
 
