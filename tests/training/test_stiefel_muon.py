@@ -127,8 +127,8 @@ def test_a_network_has_the_constant_and_certifies_more_than_a_penalty():
     }.items():
         torch.manual_seed(0)
         model = mlp((8, 8), 10, hidden=(64, 64), activation="abs")
-        fit(model, data, epochs=12, margin=8.0, saturation=0.3, **options)
-        bracket = lipschitz_bracket(model, data.test_x[:100], budget=2.0)
+        fit(model, data, epochs=6, margin=8.0, saturation=0.3, **options)
+        bracket = lipschitz_bracket(model, data.test_x[:100], budget=1.0)
         radius = certified_radius(model, data.test_x, bracket, labels=data.test_y)
         certified[name] = float((radius > 0.3).double().mean())
     assert bracket.upper == pytest.approx(4.0, rel=1e-3)
