@@ -103,6 +103,21 @@ def test_what_has_no_gradient_stays():
     assert torch.equal(p, before)
 
 
+def test_what_is_frozen_stays_and_does_not_count():
+    frozen, p = parameter((3, 3), 0), parameter((3, 3), 1)
+    before = frozen.detach().clone()
+    StiefelMuon([frozen.requires_grad_(False), p], lipschitz=4.0)
+    assert torch.equal(frozen, before)
+    torch.testing.assert_close(singular_values(p), torch.full((3,), 4.0).double())
+
+
+def test_a_schedule_may_not_leave_the_range():
+    optimizer = StiefelMuon([parameter((3, 3), 0)], lr=0.1)
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 10.0)
+    with pytest.raises(InputError, match="A schedule has raised it"):
+        optimizer.step()
+
+
 def test_a_closure_is_called_and_its_loss_returned():
     p = parameter((3, 3), 0)
     optimizer = StiefelMuon([p])

@@ -40,7 +40,8 @@ class StiefelMuon(torch.optim.Optimizer):
     `lipschitz_bracket` has the proof, for these and all others.
 
     Args:
-        params: as any optimizer's. The matrices are orthonormal from here on: each is replaced by the nearest one that is.
+        params: as any optimizer's. The matrices are orthonormal from here on: each is replaced by the nearest one that is. What
+            is frozen (`requires_grad` is False) stays as it is, and does not count.
         lr: learning rate, in (0, 0.5], as a part of s; of `vector_lr` times as much for all that are no matrices.
         lipschitz: the product of the matrices' norms. The loss sees logits, so it should be of the size of the margins there:
             4 with `margin_cross_entropy` and its margin 8.
@@ -49,7 +50,8 @@ class StiefelMuon(torch.optim.Optimizer):
         betas: of Adam.
 
     Raises:
-        InputError: a value outside its range, parameters that are not real, no matrix.
+        InputError: a value outside its range, also a learning rate that a schedule has raised; parameters that are not real; no
+            matrix.
 
     Source: Muon, Jordan et al. 2024; the iteration R, Bjorck and Bowie 1971.
 
@@ -80,7 +82,7 @@ class StiefelMuon(torch.optim.Optimizer):
         everything = [p for group in self.param_groups for p in group["params"]]
         if unreal := [p.dtype for p in everything if not p.is_floating_point()]:
             raise InputError("real parameters", f"some of {unreal[0]}", "Use an optimizer of torch.optim for them.")
-        matrices = [p for p in everything if p.dim() > 1]
+        matrices = [p for p in everything if p.dim() > 1 and p.requires_grad]
         if not matrices:
             raise InputError("a matrix among the parameters", "none", "Use an optimizer of torch.optim.")
         for group in self.param_groups:
@@ -97,6 +99,7 @@ class StiefelMuon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            require_in("lr", group["lr"], f"[0, {LONGEST}]", "A schedule has raised it: choose a smaller largest one.")
             for p in group["params"]:
                 if p.grad is not None:
                     (_step_matrix if p.dim() > 1 else _step_vector)(p, p.grad, self.state[p], group)
