@@ -66,7 +66,8 @@ def test_the_margin_sets_in_with_the_weight_over_a_fifth_of_the_epochs():
 @pytest.mark.parametrize("options", [{"method": "standard"}, {"weight": 0.0}])
 def test_without_a_penalty_the_margin_sets_in_with_the_run(options):
     config = configure(epochs=10, **options)
-    assert [margin_ramp([{"weight": 0.0}] * k, config, 0.0) for k in (0, 1, 2, 3)] == [0.0, 0.5, 1.0, 1.0]
+    assert [margin_ramp([{"weight": 0.0}] * k, config, 0.0) for k in (0, 1, 2)] == [0.5, 1.0, 1.0]
+    assert margin_ramp([], configure(epochs=1, **options), 0.0) == 1.0
 
 
 def test_fit_takes_the_loss_once_there_is_a_weight():

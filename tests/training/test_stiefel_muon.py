@@ -26,7 +26,7 @@ def singular_values(p):
     return torch.linalg.svdvals(p.detach().flatten(1).double())
 
 
-@given(shape=SHAPES, seed=st.integers(0, 100), lipschitz=st.floats(0.1, 10), lr=st.floats(0.001, 0.3))
+@given(shape=SHAPES, seed=st.integers(0, 100), lipschitz=st.floats(0.1, 10), lr=st.floats(0.001, 0.2))
 def test_matrices_keep_their_norm_up_to_the_square_of_the_step(shape, seed, lipschitz, lr):
     p = parameter(shape, seed)
     optimizer = StiefelMuon([p], lr, lipschitz=lipschitz)
@@ -111,6 +111,34 @@ def test_what_is_frozen_stays_and_does_not_count():
     torch.testing.assert_close(singular_values(p), torch.full((3,), 4.0).double())
 
 
+@pytest.mark.parametrize("unfrozen", [False, True])
+def test_weights_that_came_later_are_brought_back(unfrozen):
+    p = parameter((4, 4), 0)
+    optimizer = StiefelMuon([p.requires_grad_(not unfrozen), parameter((2, 2), 0)], lipschitz=4.0)
+    p.requires_grad_()
+    with torch.no_grad():
+        p.copy_(10 * torch.randn(4, 4))
+    for _ in range(6):
+        p.grad = torch.randn(4, 4).double()
+        optimizer.step()
+    norm = 4.0 if unfrozen else 2.0
+    assert (singular_values(p) / norm - 1).abs().max() < 0.05
+
+
+def test_groups_that_come_later_are_refused():
+    optimizer = StiefelMuon([parameter((2, 2), 0)])
+    with pytest.raises(InputError, match="no further parameters"):
+        optimizer.add_param_group({"params": [parameter((2, 2), 1)]})
+
+
+def test_a_half_precision_vector_without_a_gradient_stays_finite():
+    bias = parameter((4,), 0, torch.float16)
+    bias.grad = torch.zeros_like(bias)
+    before = bias.detach().clone()
+    StiefelMuon([parameter((2, 2), 0), bias]).step()
+    assert torch.equal(bias, before)
+
+
 def test_a_schedule_may_not_leave_the_range():
     optimizer = StiefelMuon([parameter((3, 3), 0)], lr=0.1)
     torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 10.0)
@@ -154,7 +182,7 @@ def test_a_network_has_the_constant_and_certifies_more_than_a_penalty():
 @pytest.mark.parametrize(
     ("options", "match"),
     [
-        ({"lr": 0.6}, "lr in "),
+        ({"lr": 0.3}, "lr in "),
         ({"lr": 0.0}, "lr in "),
         ({"lipschitz": 0.0}, "lipschitz in "),
         ({"momentum": 1.0}, "momentum in "),

@@ -47,20 +47,21 @@ class DenseNetwork:
 
     def values(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Before each activation, and the outputs, each `(samples, rows)`, and how far rounding takes each, `(samples, 1)`."""
-        found, wrong = [], [x.new_zeros(len(x), 1)]
+        found, wrong = list[Tensor](), list[Tensor]()
+        before = x.new_zeros(len(x), 1)  # how far what enters a matrix is off
         for i, affine in enumerate(self.affine):
             if i:
                 steepest = max(float(end.abs().max()) for end in slope_interval(self.acts[i - 1]))
                 x = self.acts[i - 1](x)
                 lost = SLOPES * (1 + x.abs()) + jumps(self.acts[i - 1])[0]
-                wrong[-1] = steepest * wrong[-1] + torch.linalg.vector_norm(lost, dim=1, keepdim=True)
+                before = steepest * wrong[-1] + torch.linalg.vector_norm(lost, dim=1, keepdim=True)
             rounding = gamma(affine.weight.shape[1] + 1 + affine.terms)
-            lost = rounding * ((x.abs() + wrong[-1]) @ affine.sizes.T + affine.size)
+            lost = rounding * ((x.abs() + before) @ affine.sizes.T + affine.size)
             norm = torch.linalg.matrix_norm(affine.weight, 2) * (1 + PRODUCTS)
-            wrong.append(norm * wrong[-1] + torch.linalg.vector_norm(lost, dim=1, keepdim=True))
+            wrong.append(norm * before + torch.linalg.vector_norm(lost, dim=1, keepdim=True))
             x = x @ affine.weight.T + affine.bias
             found.append(x)
-        return found, wrong[1:]
+        return found, wrong
 
 
 def dense_network(steps: Sequence[Affine | nn.Module]) -> DenseNetwork | None:

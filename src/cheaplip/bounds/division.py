@@ -20,7 +20,7 @@ SMOOTH_SHARE, RIVAL_SHARE = 0.9, 0.1
 
 
 def is_divisible(question: Question) -> bool:
-    """Whether subdivision of the domain is tried, which can use all the time that it gets."""
+    """Whether subdivision of the domain or branches of neurons are tried, which can use all the time that they get."""
     network = question.local
     return network is not None and math.prod(network.shape) <= MANY and bool(serial(network))
 

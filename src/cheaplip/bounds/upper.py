@@ -103,7 +103,7 @@ def answer(question: Question) -> UpperBound:
     for method in METHODS:
         if (bound := method(question)) is not None:
             found.append(bound)
-            if bound.final:
+            if bound.final and not question.multipliers:
                 return bound
     return smallest(found)
 

@@ -51,7 +51,7 @@ class State:
     @property
     def multipliers(self) -> list[Tensor]:
         """Those of the certificate, of the weights to keep; none without a certificate."""
-        found: list[Tensor] = self.term.penalty.multipliers() if self.best is None else self.best["multipliers"]
+        found: list[Tensor] = self.term.penalty.multipliers() if self.best is None else self.best.get("multipliers", [])
         return found
 
     def finish_epoch(self, row: dict[str, Any]) -> None:

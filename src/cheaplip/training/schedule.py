@@ -70,5 +70,5 @@ def margin_ramp(history: Sequence[dict[str, Any]], config: TrainConfig, weight: 
     plain = config.method == "standard" or config.weight == 0
     if not plain and weight == 0:
         return 0.0
-    done = len(history) if plain else sum(bool(row["weight"] > 0) for row in history)
+    done = len(history) + 1 if plain else sum(bool(row["weight"] > 0) for row in history)
     return min(5 * done / config.epochs, 1.0)

@@ -20,8 +20,8 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 STEPS = 5
 """Of these."""
 EPS = 1e-12
-LONGEST = 0.5
-"""Learning rate: singular values stay below 1.5 times their own then, and the retraction converges below sqrt(3)."""
+LONGEST = 0.2
+"""Learning rate: the retraction needs singular values well between 0 and sqrt(3) times their own."""
 
 
 class StiefelMuon(torch.optim.Optimizer):
@@ -32,17 +32,19 @@ class StiefelMuon(torch.optim.Optimizer):
         W <- R(W - lr s polar(M)),   R(W) = W (3 I - W^T W / s^2) / 2,   s = lipschitz^(1/k)
 
     with polar(M) the orthonormal matrix nearest to M, by Newton and Schulz, and k the number of matrices. R brings W back: its
-    singular values end at s up to the square of the learning rate's last value. All other parameters take steps of Adam.
+    singular values are never above s, and below it by some two times lr^2 of s, so that they end there as lr falls. All other
+    parameters take steps of Adam.
 
     A parameter of more than two dimensions counts as the matrix of its first one by all others. A convolution whose windows do
-    not overlap (kernel = stride) has the norm of that matrix, one whose windows do a larger one. So `lipschitz` is an upper
-    bound of Lip(f), up to these last digits, for chains of dense layers, such convolutions and activations of slope 1 at most.
-    `lipschitz_bracket` has the proof, for these and all others.
+    not overlap (kernel = stride, zero padding, no dilation) has the norm of that matrix, one whose windows do a larger one. So
+    `lipschitz` is an upper bound of Lip(f), up to rounding, for chains of dense layers, such convolutions and activations of
+    slope 1 at most, where no layer is used twice and none is frozen. `lipschitz_bracket` has the proof, for these and all
+    others.
 
     Args:
         params: as any optimizer's. The matrices are orthonormal from here on: each is replaced by the nearest one that is. What
             is frozen (`requires_grad` is False) stays as it is, and does not count.
-        lr: learning rate, in (0, 0.5], as a part of s; of `vector_lr` times as much for all that are no matrices.
+        lr: learning rate, in (0, 0.2], as a part of s; of `vector_lr` times as much for all that are no matrices.
         lipschitz: the product of the matrices' norms. The loss sees logits, so it should be of the size of the margins there:
             4 with `margin_cross_entropy` and its margin 8.
         momentum: in [0, 1).
@@ -82,14 +84,20 @@ class StiefelMuon(torch.optim.Optimizer):
         everything = [p for group in self.param_groups for p in group["params"]]
         if unreal := [p.dtype for p in everything if not p.is_floating_point()]:
             raise InputError("real parameters", f"some of {unreal[0]}", "Use an optimizer of torch.optim for them.")
-        matrices = [p for p in everything if p.dim() > 1 and p.requires_grad]
+        matrices = [p for p in everything if p.dim() > 1 and p.numel() and p.requires_grad]
         if not matrices:
             raise InputError("a matrix among the parameters", "none", "Use an optimizer of torch.optim.")
         for group in self.param_groups:
             group["norm"] = lipschitz ** (1 / len(matrices))
-        with torch.no_grad():
-            for p in matrices:
-                p.copy_(self.param_groups[0]["norm"] * nearest_orthonormal(p))
+        for p in matrices:
+            _settle(p, self.param_groups[0]["norm"])
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Of the constructor alone: `InputError` later on, since all matrices share one product of norms."""
+        if any("norm" in group for group in self.param_groups):
+            do = "Give all groups to the constructor."
+            raise InputError("no further parameters, for a product of norms that stays", "a new group", do)
+        super().add_param_group(param_group)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -101,13 +109,14 @@ class StiefelMuon(torch.optim.Optimizer):
         for group in self.param_groups:
             require_in("lr", group["lr"], f"[0, {LONGEST}]", "A schedule has raised it: choose a smaller largest one.")
             for p in group["params"]:
-                if p.grad is not None:
+                if p.grad is not None and p.numel():
                     (_step_matrix if p.dim() > 1 else _step_vector)(p, p.grad, self.state[p], group)
         return loss
 
 
 def _step_matrix(p: nn.Parameter, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
-    if not state:
+    if not state:  # the weights may have been loaded, or unfrozen, since the optimizer was made
+        _settle(p, group["norm"])
         state["momentum"] = torch.zeros_like(p)
     mean: Tensor = state["momentum"]
     mean.mul_(group["momentum"]).add_(gradient)
@@ -119,12 +128,18 @@ def _step_matrix(p: nn.Parameter, gradient: Tensor, state: dict[str, Any], group
 
 def _step_vector(p: nn.Parameter, gradient: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
     if not state:
-        state |= {"step": 0, "mean": torch.zeros_like(p), "square": torch.zeros_like(p)}
+        state |= {"step": 0, "mean": torch.zeros_like(p).to(_precision(p)), "square": torch.zeros_like(p).to(_precision(p))}
     (first, second), state["step"] = group["betas"], state["step"] + 1
+    gradient = gradient.to(_precision(p))
     state["mean"].lerp_(gradient, 1 - first)
     state["square"].lerp_(gradient.square(), 1 - second)
     mean, square = state["mean"] / (1 - first ** state["step"]), state["square"] / (1 - second ** state["step"])
     p.sub_(group["lr"] * group["vector_lr"] * mean / (square.sqrt() + 1e-8))
+
+
+@torch.no_grad()
+def _settle(p: nn.Parameter, norm: float) -> None:
+    p.copy_(norm * nearest_orthonormal(p))
 
 
 def newton_schulz(matrix: Tensor) -> Tensor:
@@ -145,9 +160,12 @@ def nearest_orthonormal(p: Tensor) -> Tensor:
 
 def _wide(p: Tensor) -> Tensor:
     """As a matrix with no more rows than columns, in single precision at least."""
-    matrix = p.detach().flatten(1)
-    matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
+    matrix = p.detach().flatten(1).to(_precision(p))
     return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
+
+
+def _precision(p: Tensor) -> torch.dtype:
+    return torch.float64 if p.dtype == torch.float64 else torch.float32
 
 
 def _shaped(wide: Tensor, p: Tensor) -> Tensor:

@@ -10,7 +10,9 @@ from torch import nn
 
 from cheaplip.bounds.graph import trace
 from cheaplip.bounds.multipliers.bound import certified
+from cheaplip.bounds.multipliers.certificate import proved_bound
 from cheaplip.bounds.multipliers.chain import make_chain
+from cheaplip.bounds.multipliers.start import best_start
 from cheaplip.bounds.serial import serial
 
 NUMBERS = st.floats(0.1, 10)
@@ -65,6 +67,16 @@ def test_a_branch_that_cancels_the_other(a, c):
     true = max(abs(Fraction(a) * Fraction(c) + Fraction(d)), abs(Fraction(d)))
     found = proved(Skip(a, c, d), 1)
     assert Fraction(found) >= true
+
+
+def test_in_a_deep_chain_the_margin_is_no_more_than_rounding():
+    torch.manual_seed(0)
+    blocks = [layer for _ in range(14) for layer in (nn.ReLU(), nn.BatchNorm1d(32), nn.Linear(32, 32))]
+    with torch.no_grad():
+        chain = make_chain(serial(trace(nn.Sequential(nn.Linear(32, 32), *blocks).eval(), (32,))))
+    logs, value = best_start(chain)
+    assert sum(error > 0 for error in chain.errors) == 14
+    assert proved_bound(chain, logs)[0] <= value * (1 + 1e-6)
 
 
 def test_what_needs_no_merging_has_no_margin():
