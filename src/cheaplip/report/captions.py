@@ -9,7 +9,7 @@ from .run_values import bound_texts, distinct, metrics, numbers
 from .tables import value_text
 
 ABOUT_METHODS = {
-    "standard": "Plain training: nothing restrains the network.",
+    "standard": "Plain training, without a penalty.",
     "weight": "Weight regularisation: large weights cost something.",
     "clip": (
         "Cheap Lipschitz training (Bungert et al., 2021, arXiv:2103.12531): a steep answer costs something. Steepness "
