@@ -39,6 +39,7 @@ def short_ascents(most: int = 3) -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ascent, "climb", shorter)
+        patch.setattr(climbing, "UPHILL", most)
         patch.setattr(climbing, "ROUNDS", most)
         patch.setattr(climbing, "POINTS", 10 * most)
         patch.setattr(lower, "BOXES", lower.BOXES[:1])
