@@ -21,14 +21,12 @@ from .layers.convolutions import Convolution
 from .layers.entrywise import Partly, flattened
 from .layers.layer import Layer
 from .layers.region import Region, everywhere
-from .multipliers.chain import length, linear_weight, weight_error
+from .multipliers.chain import FEW, length, linear_weight, weight_error
 from .network import Applied, Concatenation, Network, Sum, Value
 from .rounding import gamma
 
 MOST = 512
 """Entries side by side."""
-FEW = 8
-"""Operations of a number such as BatchNorm's scale, at most."""
 OFFSET = 64
 """Terms that the error of a product of two matrices may count once more: gamma(k) is of k + 64 operations."""
 

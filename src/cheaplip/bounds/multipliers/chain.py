@@ -36,7 +36,7 @@ ENTRIES = 2**26
 """No matrix or stack of symbols has more entries than this (1 GiB of complex numbers)."""
 
 FEW = 8
-"""Operations of an entry that is no number of the layer, such as BatchNorm's scale."""
+"""Operations of an entry that is no number of the layer, such as BatchNorm's scale, at most."""
 COMPLEX = 24
 """Cost of a multiplication in a stack of symbols, in those of a matrix."""
 
